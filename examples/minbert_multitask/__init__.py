@@ -1,0 +1,1 @@
+"""minBERT fine-tuned on three tasks at once."""
