@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := gradsurgery smartreg examples/minbert_multitask benchmarks tests
 
-.PHONY: demo test check bench docs dist clean
+.PHONY: demo test test-deep check bench docs dist clean
 demo: $(READY)
 	$(BIN)/minbert demo
 
@@ -24,3 +24,6 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/codespell
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+test-deep: $(READY)
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/gradsurgery tests/smartreg
