@@ -1,22 +1,22 @@
 # Every target makes .venv first where it is missing or out of date.
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := gradsurgery smartreg examples/minbert_multitask benchmarks tests
+PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+SOURCES := gradsurgery smartreg examples benchmarks tests
+DISTRIBUTIONS := gradsurgery smartreg examples/minbert_multitask
 
-.PHONY: demo test test-deep check bench docs dist clean
+.PHONY: demo test test-deep check dist clean
 demo: $(READY)
 	$(BIN)/minbert demo
 
-$(READY): requirements-dev.txt requirements-nodeps.txt constraints.txt gradsurgery/pyproject.toml smartreg/pyproject.toml examples/minbert_multitask/pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --requirement requirements-dev.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements-nodeps.txt
-	touch $@
-
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+test-deep: $(READY)
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/gradsurgery tests/smartreg
 
 check: $(READY)
 	$(BIN)/ruff check $(SOURCES)
@@ -25,5 +25,23 @@ check: $(READY)
 	$(BIN)/codespell
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-test-deep: $(READY)
-	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/gradsurgery tests/smartreg
+# Wheels and sdists into dist/, then the library tests against the installed wheels, away from the checkout.
+dist: $(READY)
+	rm -rf dist build $(DISTRIBUTIONS:%=%/build)
+	for distribution in $(DISTRIBUTIONS); do $(BIN)/python -m build --outdir dist $$distribution >dist.log 2>&1 || { cat dist.log; exit 1; }; done
+	rm -f dist.log
+	$(BIN)/python -m twine check --strict dist/*
+	rm -rf build/wheels
+	$(PYTHON) -m venv build/wheels
+	build/wheels/bin/python $(PIP) dist/gradsurgery-*.whl dist/smartreg-*.whl --requirement requirements-test.txt
+	build/wheels/bin/python $(PIP) --no-deps --requirement requirements-nodeps.txt
+	cp -r tests setup.cfg build/wheels/ && cd build/wheels && bin/python -m pytest -o pythonpath=. -q tests/gradsurgery tests/smartreg
+
+clean:
+	rm -rf build dist $(DISTRIBUTIONS:%=%/build)
+
+$(READY): requirements-dev.txt requirements-test.txt requirements-nodeps.txt constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) --requirement requirements-dev.txt
+	$(BIN)/python $(PIP) --no-deps --requirement requirements-nodeps.txt
+	touch $@

@@ -1,0 +1,149 @@
+"""The heads over the sentence embeddings: each turns embeddings into outputs, a loss and predictions.
+
+Every head is a module with the same four parts: ``forward(*embeddings) -> outputs``, ``loss(outputs, labels)``
+(a batch mean), ``predict(outputs)`` (what a prediction file holds) and ``divergence`` (what SMART compares outputs with).
+D is the encoder's hidden size, B the batch.
+"""
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from smartreg import bernoulli_symmetric_kl, squared_error, symmetric_kl
+from smartreg.divergences import Divergence
+from torch import Tensor, nn
+
+from .experiments import SimilarityHeadName
+
+DROPOUT = 0.3
+NUM_SENTIMENTS = 5
+MAX_SIMILARITY = 5.0
+
+
+class Head(nn.Module):
+    """What one task computes from the sentence embeddings."""
+
+    divergence: Divergence = staticmethod(squared_error)
+
+    @abstractmethod
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        """Returns the outputs, of shape ``(B,)`` or ``(B, classes)``, of one or two embeddings ``(B, D)``."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Returns the mean loss over the batch, 0-d, of labels ``(B,)``."""
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Returns the predictions ``(B,)``."""
+        return outputs
+
+
+class SentimentHead(Head):
+    """Linear D -> 5, cross entropy."""
+
+    divergence = staticmethod(symmetric_kl)
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(DROPOUT)
+        self.linear = nn.Linear(hidden_size, NUM_SENTIMENTS)
+
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        (sentence,) = embeddings
+        logits: Tensor = self.linear(self.dropout(sentence))  # (B, 5)
+        return logits
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, labels.long())
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.argmax(dim=-1)
+
+
+class ParaphraseHead(Head):
+    """Linear 2D -> 1 on both embeddings, binary cross entropy."""
+
+    divergence = staticmethod(bernoulli_symmetric_kl)
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(DROPOUT)
+        self.linear = nn.Linear(2 * hidden_size, 1)
+
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.dropout(torch.cat(embeddings, dim=-1)))  # (B, 1)
+        return logits.squeeze(-1)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype))
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return (outputs > 0).long()
+
+
+class SquaredErrorHead(Head):
+    """A regression head: its outputs are the predictions."""
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.mse_loss(outputs, labels.to(outputs.dtype))
+
+
+class LinearSimilarity(SquaredErrorHead):
+    """Linear 2D -> 1 without dropout, mean squared error: additive in the two embeddings."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * hidden_size, 1)
+
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        similarity: Tensor = self.linear(torch.cat(embeddings, dim=-1))  # (B, 1)
+        return similarity.squeeze(-1)
+
+
+class CosineEmbeddingSimilarity(Head):
+    """No parameters: ``CosineEmbeddingLoss`` (margin 0), the label +1 from a similarity of 2.5 on, else -1."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        return F.cosine_similarity(*embeddings, dim=-1)  # (B,)
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        alike = labels >= MAX_SIMILARITY / 2
+        return torch.where(alike, 1.0 - outputs, outputs.clamp(min=0.0)).mean()
+
+
+class CosineFeaturesSimilarity(SquaredErrorHead):
+    """One linear D -> D on each embedding, 5 sigmoid(20 cos), mean squared error."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(DROPOUT)
+        self.linear = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        first, second = (self.linear(self.dropout(embedding)) for embedding in embeddings)
+        return MAX_SIMILARITY * torch.sigmoid(20.0 * F.cosine_similarity(first, second, dim=-1))  # (B,)
+
+
+class CosineBesideSimilarity(SquaredErrorHead):
+    """Linear 2D + 1 -> 1 on dropout([a; b; cos(a, b)]), mean squared error."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(DROPOUT)
+        self.linear = nn.Linear(2 * hidden_size + 1, 1)
+
+    def forward(self, *embeddings: Tensor) -> Tensor:
+        cosine = F.cosine_similarity(*embeddings, dim=-1).unsqueeze(-1)  # (B, 1)
+        similarity: Tensor = self.linear(self.dropout(torch.cat([*embeddings, cosine], dim=-1)))  # (B, 1)
+        return similarity.squeeze(-1)
+
+
+SIMILARITY_HEADS: dict[SimilarityHeadName, type[Head]] = {
+    "linear": LinearSimilarity,
+    "cosine-embedding": CosineEmbeddingSimilarity,
+    "cosine-d": CosineFeaturesSimilarity,
+    "cosine-2d+1": CosineBesideSimilarity,
+}

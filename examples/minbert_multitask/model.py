@@ -1,0 +1,90 @@
+"""The encoder with its three heads."""
+
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .bert import BertModel
+from .data import Batch
+from .experiments import Experiment, Pooling
+from .heads import SIMILARITY_HEADS, Head, ParaphraseHead, SentimentHead
+
+Embeddings: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""Of a batch of sentences ``(B, L, D)``, or of sentence pairs: two such tensors of one length L."""
+Masks: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""Which positions are real, shaped like the embeddings without D."""
+
+
+class MultitaskModel(nn.Module):
+    """One encoder, a head a task.
+
+    The forward has two halves, between which SMART perturbs: :meth:`embed` up to the embedding block's
+    output, :meth:`outputs` from there on.
+
+    Args:
+        encoder: The encoder that all tasks share.
+        experiment: The row, which chooses the similarity head and the pooling.
+    """
+
+    def __init__(self, encoder: BertModel, experiment: Experiment) -> None:
+        super().__init__()
+        hidden_size = encoder.config.hidden_size
+        self.encoder = encoder
+        self.pooling: Pooling = experiment.pooling
+        self.heads = nn.ModuleDict(
+            {
+                "sst": SentimentHead(hidden_size),
+                "qqp": ParaphraseHead(hidden_size),
+                "sts": SIMILARITY_HEADS[experiment.similarity](hidden_size),
+            }
+        )
+
+    def head(self, task: str) -> Head:
+        """Returns the head of a task."""
+        head = self.heads[task]
+        assert isinstance(head, Head)
+        return head
+
+    def embed(self, batch: Batch) -> tuple[Embeddings, Masks]:
+        """Returns the embedding block's outputs of a batch, and their masks.
+
+        A pair's two sides are padded to one length, so that the encoder takes them as a batch of 2B rows.
+        """
+        if batch.input_ids2 is None or batch.attention_mask2 is None:
+            return self.encoder.embed(batch.input_ids), batch.attention_mask
+        length = max(batch.input_ids.shape[1], batch.input_ids2.shape[1])
+        padding = self.encoder.config.pad_token_id
+        first, second = (
+            F.pad(ids, (0, length - ids.shape[1]), value=padding) for ids in (batch.input_ids, batch.input_ids2)
+        )
+        masks = tuple(
+            F.pad(mask, (0, length - mask.shape[1])) for mask in (batch.attention_mask, batch.attention_mask2)
+        )
+        a, b = self.encoder.embed(torch.cat([first, second])).chunk(2)  # (B, L, D) each
+        return (a, b), (masks[0], masks[1])
+
+    def outputs(self, task: str, embeddings: Embeddings, masks: Masks) -> Tensor:
+        """Returns a task's outputs, ``(B,)`` or ``(B, classes)``, from the embedding block's outputs on."""
+        if isinstance(embeddings, tuple):
+            embeddings, masks = torch.cat(embeddings), torch.cat(tuple(masks))  # (2B, L, D), (2B, L)
+            sentences = self._sentences(embeddings, masks).chunk(2)
+        else:
+            assert isinstance(masks, Tensor)
+            sentences = (self._sentences(embeddings, masks),)
+        outputs: Tensor = self.heads[task](*sentences)
+        return outputs
+
+    def forward(self, task: str, batch: Batch) -> Tensor:
+        """Returns a task's outputs for a batch."""
+        embeddings, masks = self.embed(batch)
+        return self.outputs(task, embeddings, masks)
+
+    def _sentences(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Returns the sentence embeddings ``(B, D)``."""
+        hidden = self.encoder.encode(embeddings, mask).last_hidden_state  # (B, L, D)
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        weight = mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
+        return (hidden * weight).sum(dim=1) / weight.sum(dim=1)

