@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batches import Batch
 from .bert import BertModel
-from .data import Batch
 from .experiments import Experiment, Pooling
 from .heads import SIMILARITY_HEADS, Head, ParaphraseHead, SentimentHead
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 
-from smartreg import SMART
 from torch import Tensor
 
-from .data import Batch
+from smartreg import SMART
+
+from .batches import Batch
 from .experiments import TASKS, Experiment
 from .model import MultitaskModel
 
