@@ -70,9 +70,6 @@ class _Form:
     whole: bool
     drop_unlabelled: bool = False
 
-    def path(self, folder: Path, split: str) -> Path:
-        return folder / self.file.format("test-student" if split == "test" else split)
-
     def columns(self, split: str) -> list[str]:
         return ["id", *self.sentences, *([self.label] if split != "test" else [])]
 
@@ -103,6 +100,11 @@ _FORMS = {
 }
 
 
+def path_of(folder: str | Path, task: str, split: str) -> Path:
+    """Returns the file of a task's split."""
+    return Path(folder) / _FORMS[task].file.format("test-student" if split == "test" else split)
+
+
 def load(folder: str | Path, *, splits: Sequence[str] = SPLITS) -> Dataset:
     """Reads the files of all three tasks.
 
@@ -118,7 +120,7 @@ def load(folder: str | Path, *, splits: Sequence[str] = SPLITS) -> Dataset:
     examples = {}
     for task in TASKS:
         for split in splits:
-            path = _FORMS[task].path(Path(folder), split)
+            path = path_of(folder, task, split)
             if not path.is_file():
                 raise ValueError(
                     f"{path} is missing; give a folder with the handout's files, or `demo` or `hub`"
@@ -134,7 +136,7 @@ def write(dataset: Dataset, folder: str | Path) -> None:
         OSError: If the disk is full or read-only.
     """
     for (task, split), examples in dataset.examples.items():
-        write_atomically(_FORMS[task].path(Path(folder), split), _text(task, split, examples))
+        write_atomically(path_of(folder, task, split), _text(task, split, examples))
 
 
 def _read(path: Path, form: _Form, split: str) -> tuple[Example, ...]:

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import BertWordPieceTokenizer, Encoding
@@ -47,7 +48,7 @@ class Tokenizer:
                 f"vocabulary of {len(ids)} tokens must hold {', '.join(SPECIAL_TOKENS)}, lacks {missing[0]}"
             )
         self.vocabulary = tuple(vocabulary)
-        self.options = dict(
+        self.options: dict[str, Any] = dict(
             zip(_OPTIONS, (do_lower_case, strip_accents, tokenize_chinese_chars), strict=True)
         )
         self.max_length = max_length
