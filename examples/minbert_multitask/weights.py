@@ -128,6 +128,8 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tens
             raise ValueError(
                 f"{path} has {name} of shape {tuple(found[name].shape)}, config.json asks for {tuple(shape)}"
             )
+        if not found[name].is_floating_point():
+            raise ValueError(f"{path} has {name} in {found[name].dtype}; choose weights in floating point")
     return {name: found[name].to(torch.float32, copy=True).contiguous() for name in shapes}
 
 
