@@ -83,13 +83,14 @@ class TaskPredictions:
         Raises:
             ValueError: If there is not one prediction an example.
         """
-        if len(predicted) != len(examples):
+        values = np.asarray(predicted, dtype=np.float64)
+        if values.shape != (len(examples),):
             raise ValueError(
-                f"predicted must have one value for each of {len(examples)} examples, got {len(predicted)}"
+                f"predicted must have shape ({len(examples)},), one value an example, got {values.shape}"
             )
         labels = [example.label for example in examples if example.label is not None]
         gold = np.array(labels, dtype=np.float64) if len(labels) == len(examples) else None
-        return cls(tuple(example.id for example in examples), np.asarray(predicted, dtype=np.float64), gold)
+        return cls(tuple(example.id for example in examples), values, gold)
 
 
 Predictions: TypeAlias = Mapping[str, TaskPredictions]
@@ -123,7 +124,7 @@ def score(predictions: Predictions, *, resamples: int = _RESAMPLES, seed: int = 
         seed: Seed of the resampling: equal seeds and equal data draw equal examples.
 
     Raises:
-        ValueError: If a task is missing, empty or without labels.
+        ValueError: If a task is missing, empty or without labels, or resamples is not positive.
     """
     values, resampled = _score_all([predictions], resamples, seed)
     constant = {task: _is_constant(predictions[task].predicted) for task in TASKS}
@@ -187,6 +188,8 @@ def _score_all(
     several: Sequence[Predictions], resamples: int, seed: int
 ) -> tuple[dict[str, list[float]], dict[str, list[Array]]]:
     """Returns by metric the score of each of several predictions, and its resampled scores ``(S,)``."""
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
     values: dict[str, list[float]] = {}
     resampled: dict[str, list[Array]] = {}
     for task in TASKS:
@@ -214,7 +217,8 @@ def _labelled(predictions: Predictions, task: str) -> tuple[Array, Array]:
     found = predictions[task]
     if found.gold is None or not len(found.gold):
         raise ValueError(f"{task} has no labels to score against; score the dev split")
-    return found.predicted, found.gold
+    # Standardized first, which changes no correlation, so that resamples without the one NaN are 0 too.
+    return _standardized(found.predicted) if task == "sts" else found.predicted, found.gold
 
 
 def _scores(
