@@ -1,0 +1,133 @@
+"""The embeddings of one call: one tensor or several of the same samples, with their masks, checked once."""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Embeddings: TypeAlias = Tensor | tuple[Tensor, ...]
+"""``(B, L, D)``, or generally ``(B, ...)``; a tuple where a sample is embedded more than once."""
+Mask: TypeAlias = Tensor | tuple[Tensor | None, ...] | None
+"""1 or True for real positions ``(B, L)``; a tuple beside a tuple of embeddings."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Embeddings as a tuple of tensors, whatever the caller passed.
+
+    Attributes:
+        tensors: The embeddings, each ``(B, ...)``, in float32 at least under autocast.
+        masks: For each, which coordinates are real, broadcastable over its last dimensions, or None for all.
+        is_tuple: Whether ``forward`` takes them as a tuple.
+    """
+
+    tensors: tuple[Tensor, ...]
+    masks: tuple[Tensor | None, ...]
+    is_tuple: bool
+
+    @classmethod
+    def check(cls, embeddings: Embeddings, mask: Mask) -> "Inputs":
+        """Returns the checked inputs.
+
+        Raises:
+            TypeError: If the embeddings are not tensors of floating point.
+            ValueError: If shapes do not fit each other, or a mask is not made of 0 and 1.
+        """
+        is_tuple = not isinstance(embeddings, Tensor)
+        tensors = tuple(embeddings) if is_tuple else (embeddings,)
+        if not tensors or not all(isinstance(t, Tensor) and t.is_floating_point() for t in tensors):
+            got = [getattr(t, "dtype", type(t).__name__) for t in tensors]
+            raise TypeError(
+                f"embeddings must be a floating point tensor or a tuple of them, got {got}:"
+                " pass the output of the embedding layer, not token ids"
+            )
+        if any(t.dim() < 2 or t.shape[0] != tensors[0].shape[0] for t in tensors):
+            raise ValueError(
+                f"embeddings must have shape (B, ..., D) with one B, got {[tuple(t.shape) for t in tensors]}:"
+                " put the samples first"
+            )
+        inputs = cls(tensors, _check_masks(tensors, mask, is_tuple), is_tuple)
+        if not inputs.autocasts():
+            return inputs
+        widened = tuple(t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors)
+        return replace(inputs, tensors=widened)
+
+    @property
+    def device(self) -> torch.device:
+        """The embeddings' device."""
+        return self.tensors[0].device
+
+    def autocasts(self) -> bool:
+        """Returns whether a forward would now run under autocast."""
+        return torch.is_autocast_enabled(self.device.type)
+
+    def full_precision(self) -> AbstractContextManager[object]:
+        """Returns the context in which forwards run in the parameters' own precision."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def refuse_below_spacing(self, epsilon: float) -> None:
+        """Refuses embeddings in half precision that ``epsilon`` could not move.
+
+        Raises:
+            ValueError: If ε is less than the spacing of the embeddings' type at their root mean square.
+        """
+        for x, mask in zip(self.tensors, self.masks, strict=True):
+            if x.dtype not in {torch.float16, torch.bfloat16}:
+                continue
+            real = x.detach() if mask is None else x.detach()[mask.expand_as(x)]
+            size = real.float().square().mean().sqrt().item()
+            spacing = torch.finfo(x.dtype).eps * 2.0 ** math.floor(math.log2(size)) if size > 0 else 0.0
+            if epsilon < spacing:
+                raise ValueError(
+                    f"epsilon must be at least {spacing:.2g}, the spacing of {x.dtype} at the embeddings'"
+                    f" root mean square {size:.2g}, got {epsilon:g}: keep the model in float32, under"
+                    " autocast if you like, or take a larger epsilon"
+                )
+
+    def detach(self) -> "Inputs":
+        """Returns the same embeddings, cut from the graph that made them."""
+        return replace(self, tensors=tuple(t.detach() for t in self.tensors))
+
+    def keep(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Returns tensors of the embeddings' shapes with zeros, whatever was there, at masked positions."""
+        pairs = zip(tensors, self.masks, strict=True)
+        return [t if mask is None else torch.where(mask, t, 0.0) for t, mask in pairs]
+
+    def pack(self) -> Embeddings:
+        """Returns the embeddings as ``forward`` takes them."""
+        return self.tensors if self.is_tuple else self.tensors[0]
+
+    def add(self, deltas: Sequence[Tensor]) -> Embeddings:
+        """Returns ``x + δ`` as ``forward`` takes it, differentiable in both."""
+        moved = tuple((x + delta).to(x.dtype) for x, delta in zip(self.tensors, deltas, strict=True))
+        return moved if self.is_tuple else moved[0]
+
+
+def _check_masks(tensors: tuple[Tensor, ...], mask: Mask, is_tuple: bool) -> tuple[Tensor | None, ...]:
+    if mask is None:
+        return (None,) * len(tensors)
+    masks = (mask,) if isinstance(mask, Tensor) else tuple(mask)
+    if is_tuple == isinstance(mask, Tensor) or len(masks) != len(tensors):
+        raise ValueError(
+            f"mask must have the structure of embeddings, got {len(masks)} for {len(tensors)}:"
+            " pass a tuple of masks beside a tuple of embeddings, a tensor beside a tensor"
+        )
+    return tuple(None if m is None else _check_mask(m, t) for m, t in zip(masks, tensors, strict=True))
+
+
+def _check_mask(mask: Tensor, embeddings: Tensor) -> Tensor:
+    if mask.shape != embeddings.shape[: mask.dim()] or mask.dim() == embeddings.dim():
+        raise ValueError(
+            f"mask must have the embeddings' shape without the last dimension, got {tuple(mask.shape)} for"
+            f" {tuple(embeddings.shape)}: pass the tokenizer's attention mask (B, L)"
+        )
+    if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"mask must be 1 for real positions and 0 for padding, got values from {float(mask.min()):g} to"
+            f" {float(mask.max()):g}: pass the tokenizer's attention mask, not an additive one"
+        )
+    return mask.bool().reshape(*mask.shape, *[1] * (embeddings.dim() - mask.dim()))
