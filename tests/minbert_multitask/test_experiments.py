@@ -1,0 +1,92 @@
+"""The declarations of the rows, against the paper's table."""
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from minbert_multitask.experiments import (
+    EXPERIMENTS,
+    TASKS,
+    Pooling,
+    SimilarityHeadName,
+    SmartPreset,
+    Update,
+    select,
+)
+
+# The rows of the table: name, update, similarity head, pooling, SMART, iterations' multiple.
+PAPER = [
+    ("baseline", "separate", "linear", "cls", None, 1),
+    ("multitask", "sum", "linear", "cls", None, 1),
+    ("gs", "pcgrad", "linear", "cls", None, 1),
+    ("gse", "gse", "linear", "cls", None, 1),
+    ("cosine-embedding", "gse", "cosine-embedding", "cls", None, 1),
+    ("cosine-d", "gse", "cosine-d", "cls", None, 1),
+    ("cosine-2d+1", "gse", "cosine-2d+1", "cls", None, 1),
+    ("cosine-2d+1-mean", "gse", "cosine-2d+1", "mean", None, 1),
+    ("smart", "sum", "linear", "cls", "paper", 1),
+    ("smart-gse", "gse", "linear", "cls", "paper", 1),
+    ("gse-3x", "gse", "linear", "cls", None, 3),
+    ("cosine-2d+1-3x", "gse", "cosine-2d+1", "cls", None, 3),
+    ("smart-3x", "sum", "linear", "cls", "paper", 3),
+]
+OURS = [
+    ("zero-shot", "none", "linear", "mean", None, 1),
+    ("gse-reuse", "gse-reuse", "linear", "cls", None, 1),
+    ("smart-library", "sum", "linear", "cls", "smart-pytorch", 1),
+]
+NAMES = [row[0] for row in PAPER + OURS]
+
+
+def declared(row):
+    return (row.name, row.update, row.similarity, row.pooling, row.smart, row.epoch_multiple)
+
+
+def test_the_papers_thirteen_rows_come_first_and_in_its_order_then_ours():
+    assert [declared(row) for row in EXPERIMENTS.values()] == PAPER + OURS
+    assert list(EXPERIMENTS) == NAMES
+    assert [row.name for row in EXPERIMENTS.values() if row.in_paper] == NAMES[:13]
+
+
+def test_the_penalty_weighs_five_everywhere():
+    assert {row.smart_weight for row in EXPERIMENTS.values()} == {5.0}
+
+
+def test_every_row_says_in_one_line_what_it_is():
+    lines = [row.what for row in EXPERIMENTS.values()]
+    assert len(set(lines)) == len(lines)
+    assert all(line and "\n" not in line and len(line) <= 80 for line in lines)
+
+
+def test_every_choice_is_used_by_some_row():
+    for attribute, choices in (
+        ("update", get_args(Update)),
+        ("similarity", get_args(SimilarityHeadName)),
+        ("pooling", get_args(Pooling)),
+        ("smart", (None, *get_args(SmartPreset))),
+    ):
+        assert {getattr(row, attribute) for row in EXPERIMENTS.values()} == set(choices)
+
+
+def test_tasks_are_in_the_order_of_the_baselines_updates():
+    assert TASKS == ("sst", "qqp", "sts")
+
+
+@given(st.lists(st.sampled_from(NAMES)))
+def test_select_keeps_the_order_asked_for_and_drops_repetitions(names):
+    assert [row.name for row in select(names)] == list(dict.fromkeys(names))
+
+
+def test_select_knows_two_groups():
+    assert [row.name for row in select(["paper"])] == NAMES[:13]
+    assert [row.name for row in select(["all"])] == NAMES
+    assert [row.name for row in select(["zero-shot", "gse", "paper"])][:3] == ["zero-shot", "gse", "baseline"]
+    assert len(select(["smart-3x", "all", "paper"])) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "GSE", "", "cosine-2d", "all "])
+def test_an_unknown_row_is_refused_with_the_names_there_are(name):
+    with pytest.raises(ValueError, match=f"^no row is named '{name}'; choose from ") as caught:
+        select(["gse", name])
+    assert str(caught.value).split("choose from ")[1].split(", ") == ["all", "paper", *NAMES]
