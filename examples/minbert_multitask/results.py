@@ -247,13 +247,13 @@ def _json(runs: Sequence[RunResult]) -> str:
 def _load(path: Path) -> tuple[RunResult, ...]:
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:  # broken JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # broken JSON, not UTF-8, or brackets without end
         raise ValueError(f"{path} is truncated or no JSON ({error}); train the row again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is no result of this program; give a folder of runs")
     if content.get("version") != VERSION:
         raise ValueError(
-            f"{path} has version {content.get('version')}, but this program reads {VERSION}; train again"
+            f"{path} has version {content.get('version')!r}, but this program reads {VERSION}; train again"
         )
     try:
         runs: tuple[RunResult, ...] = from_plain(content.get("runs"), tuple[RunResult, ...], place="runs")

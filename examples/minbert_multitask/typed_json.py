@@ -37,16 +37,21 @@ def from_plain(value: Any, kind: Any, *, place: str) -> Any:
     if not isinstance(value, _json_types(origin)) or (isinstance(value, bool) and kind not in (bool, Any)):
         raise ValueError(f"{place} must be {getattr(origin, '__name__', kind)}, got {str(value)[:40]!r}")
     if origin is dict:
-        return {key: from_plain(item, arguments[1], place=f"{place}.{key}") for key, item in value.items()}
+        return {key: from_plain(item, arguments[1], place=f"{place}[{key!r}]") for key, item in value.items()}
     if origin is tuple:
         items = enumerate(value)
         return tuple(from_plain(item, arguments[0], place=f"{place}[{index}]") for index, item in items)
     if is_dataclass(origin):
         hints = get_type_hints(origin)
         if value.keys() != hints.keys():
-            raise ValueError(f"{place} must have {', '.join(hints)}, got {', '.join(value) or 'nothing'}")
+            raise ValueError(f"{place} must have {', '.join(hints)}, got {str(list(value))[:80]}")
         return kind(**{n: from_plain(value[n], hint, place=f"{place}.{n}") for n, hint in hints.items()})
-    return float(value) if kind is float else value
+    if kind is not float:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{place} must be float, got a whole number beyond its range") from None
 
 
 def _json_types(kind: Any) -> Any:
