@@ -1,12 +1,18 @@
 """SMART, the smoothness-inducing adversarial regularizer."""
 
+from .backward import SmartTerms
 from .divergences import bernoulli_symmetric_kl, jensen_shannon, kl, squared_error, symmetric_kl
+from .embeddings import EmbeddingFunction
+from .proximal import BregmanProximalPoint
 from .regularizer import SMART
 from .rng import RNGState
 
 __all__ = [
     "SMART",
+    "BregmanProximalPoint",
+    "EmbeddingFunction",
     "RNGState",
+    "SmartTerms",
     "bernoulli_symmetric_kl",
     "jensen_shannon",
     "kl",

@@ -127,6 +127,17 @@ def compare(divergence: Divergences, perturbed: Outputs, clean: Outputs, mask: O
     return value
 
 
+def detach(outputs: Outputs, *, requires_grad: bool = False) -> Outputs:
+    """Returns the outputs cut from their graph; of a mapping, those that are tensors, as a dict."""
+    if isinstance(outputs, Mapping):
+        return {k: _cut(v, requires_grad) for k, v in outputs.items() if isinstance(v, Tensor)}
+    return _cut(outputs, requires_grad) if isinstance(outputs, Tensor) else outputs
+
+
+def _cut(output: Tensor, requires_grad: bool) -> Tensor:
+    return output.detach().requires_grad_(requires_grad and output.is_floating_point())
+
+
 def _named(outputs: Outputs, name: str) -> Tensor:
     if not isinstance(outputs, Mapping) or name not in outputs:
         got = sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__

@@ -92,6 +92,10 @@ class Inputs:
         """Returns the same embeddings, cut from the graph that made them."""
         return replace(self, tensors=tuple(t.detach() for t in self.tensors))
 
+    def leaves(self) -> "Inputs":
+        """Returns the same embeddings as leaves that gather the gradients of those that have a graph."""
+        return replace(self, tensors=tuple(t.detach().requires_grad_(t.requires_grad) for t in self.tensors))
+
     def keep(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Returns tensors of the embeddings' shapes with zeros, whatever was there, at masked positions."""
         pairs = zip(tensors, self.masks, strict=True)
