@@ -1,0 +1,147 @@
+"""Does SMART narrow the gap between train and dev? Each SMART row beside the row it is without SMART."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
+
+from .comparable import LABELS, UNITS, Comparable
+from .evaluate import METRICS
+from .experiments import EXPERIMENTS
+from .figure_parts import (
+    BLUE,
+    CONSTANT,
+    VERMILLION,
+    Look,
+    history,
+    key,
+    longest,
+    metric_panels,
+    new_figure,
+    styled,
+)
+from .results import RunResult
+
+_COLORS = {"SMART": BLUE, "plain": VERMILLION}
+
+
+def smart_figure(group: Comparable) -> Figure | None:
+    """Draws train and dev scores of each SMART row and of the row that differs in SMART and epochs alone.
+
+    Returns:
+        The figure, or None where no SMART row was scored on train.
+    """
+    pairs = _pairs(group)
+    if not pairs:
+        return None
+    return _over_training(group, pairs) if longest(group) > 1 else _after_training(group, pairs)
+
+
+def _pairs(group: Comparable) -> dict[str, dict[str, tuple[RunResult, ...]]]:
+    """Returns by SMART row its runs and those of its counterpart, where they were scored on train."""
+    scored = {
+        row: runs
+        for row, runs in group.rows.items()
+        if row in EXPERIMENTS and all(run.epochs and all(epoch.train for epoch in run.epochs) for run in runs)
+    }
+    pairs = {}
+    for name in (name for name in scored if EXPERIMENTS[name].smart):
+        row = EXPERIMENTS[name]
+        plain = next(
+            (
+                other.name
+                for other in EXPERIMENTS.values()
+                if (other.update, other.similarity, other.pooling)
+                == (row.update, row.similarity, row.pooling)
+                and not other.smart
+                and other.epoch_multiple == 1
+            ),
+            "",
+        )
+        pairs[name] = {"SMART": scored[name], **({"plain": scored[plain]} if plain in scored else {})}
+    return pairs
+
+
+def _caption(pairs: dict[str, dict[str, tuple[RunResult, ...]]]) -> str:
+    runs = [run for pair in pairs.values() for both in pair.values() for run in both]
+    sizes = sorted({str(run.config.get("train_eval_size", "some")) for run in runs})
+    return (
+        f"Train: the first {' or '.join(sizes)} train examples of each task. The gap from train to dev, "
+        "which a regularizer is to narrow, is shaded."
+    )
+
+
+@styled
+def _over_training(group: Comparable, pairs: dict[str, dict[str, tuple[RunResult, ...]]]) -> Figure:
+    ratios = [0.98, *[1.5] * len(METRICS), 0.25]
+    figure = new_figure(
+        group, "SMART: train and dev scores", height=sum(ratios) + 0.3, caption=_caption(pairs)
+    )
+    grid = GridSpec(len(ratios), len(pairs), figure=figure, height_ratios=ratios)
+    panels = metric_panels(figure, grid, first_row=1, columns=len(pairs))
+    for across, (name, pair) in enumerate(pairs.items()):
+        handles = []
+        for kind, runs in pair.items():
+            for split, look in _looks(kind).items():
+                handles.append(Line2D([], [], label=f"{runs[0].row}, {split}", **look.options()))
+        key(figure, grid[0, across], handles, title=name)
+        for down, metric in enumerate(METRICS):
+            for kind, runs in pair.items():
+                _both_splits(panels[down][across], kind, runs, metric)
+            panels[down][across].axhline(group.data.constant[metric], **CONSTANT, label="_constant")
+        panels[0][across].set_xlim(left=0)
+    below = [Line2D([], [], **CONSTANT, label="constant prediction on dev")]
+    key(figure, grid[-1, :], below)
+    return figure
+
+
+def _both_splits(panel: Axes, kind: str, runs: tuple[RunResult, ...], metric: str) -> None:
+    scores = {}
+    for split, look in _looks(kind).items():
+        iterations, scores[split] = history(runs, metric, split=split)
+        panel.plot(iterations, scores[split], **look.options(), label=f"{runs[0].row}, {split}")
+    panel.fill_between(
+        iterations, scores["dev"], scores["train"], color=_COLORS[kind], alpha=0.12, linewidth=0
+    )
+
+
+def _looks(kind: str) -> dict[str, Look]:
+    marker = "o" if kind == "SMART" else "s"
+    return {
+        "train": Look(_COLORS[kind], marker, "--", filled=False),
+        "dev": Look(_COLORS[kind], marker),
+    }
+
+
+@styled
+def _after_training(group: Comparable, pairs: dict[str, dict[str, tuple[RunResult, ...]]]) -> Figure:
+    rows = {
+        runs[0].row: (kind, runs) for pair in pairs.values() for kind, runs in reversed(list(pair.items()))
+    }
+    figure = new_figure(
+        group, "SMART: train and dev scores", height=1.2 + 0.3 * len(rows), caption=_caption(pairs)
+    )
+    grid = GridSpec(2, len(METRICS), figure=figure, height_ratios=[0.9 + 0.3 * len(rows), 0.3])
+    panels: list[Axes] = []
+    for metric in METRICS:
+        panel = figure.add_subplot(grid[0, len(panels)], sharey=panels[0] if panels else None)
+        panels.append(panel)
+        for at, (row, (kind, runs)) in enumerate(rows.items()):
+            ends = {split: history(runs, metric, split=split)[1][-1] for split in ("train", "dev")}
+            panel.plot(
+                list(ends.values()), [at, at], color=_COLORS[kind], alpha=0.25, linewidth=5, label="_gap"
+            )
+            for split, look in _looks(kind).items():
+                panel.plot([ends[split]], [at], **look.options(), label=f"{row}, {split}")
+        panel.axvline(group.data.constant[metric], **CONSTANT, label="_constant")
+        panel.set_title(f"{LABELS[metric]} {UNITS[metric]}".strip())
+        panel.tick_params(length=0, labelleft=len(panels) == 1)
+    panels[0].set_yticks(range(len(rows)), list(rows))
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    handles = [
+        Line2D([], [], label=f"{'with' if kind == 'SMART' else 'without'} SMART, {split}", **look.options())
+        for kind in _COLORS
+        for split, look in _looks(kind).items()
+    ]
+    key(figure, grid[1, :], [*handles, Line2D([], [], **CONSTANT, label="constant prediction")], columns=5)
+    return figure
