@@ -1,3 +1,10 @@
 """Gradient surgery for torch optimizers."""
 
+from .conflicts import ConflictHistory, ConflictReport, PairSummary
+from .gse import GSE
+from .methods import PCGrad
+from .optimizer import GradientSurgery
+
 __version__ = "0.1.0"
+
+__all__ = ["GSE", "ConflictHistory", "ConflictReport", "GradientSurgery", "PCGrad", "PairSummary"]

@@ -1,0 +1,325 @@
+"""GradientSurgery: an optimizer whose backward takes one loss a task and settles their conflicts."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from . import distributed
+from .conflicts import ConflictReport
+from .gradients import Row, TaskGradients, take
+from .wrapper import OptimizerWrapper, StateDict
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Task: TypeAlias = Tensor | Callable[[], Tensor | None]
+"""A loss, 0-d, or a callable that returns one, or that back-propagates by itself and returns None."""
+
+Losses: TypeAlias = Mapping[str, Task] | Sequence[Task]
+
+Reduction: TypeAlias = Literal["sum", "mean"]
+Scope: TypeAlias = Literal["shared", "all"]
+Granularity: TypeAlias = Literal["global", "group", "parameter"]
+
+
+class GradientSurgery(OptimizerWrapper):
+    """Base of the methods: an optimizer around an optimizer, which combines T task gradients into one.
+
+    A method is a subclass with :meth:`weights`, a function of the Gramian ``G = J Jᵀ`` of the ``(T, P)``
+    matrix of task gradients; the update's gradient is ``weightsᵀ J``. J is read twice, and the result written
+    once, into the memory of the first task's gradient.
+
+    .. code-block:: python
+
+        optimizer = PCGrad(torch.optim.AdamW(model.parameters()))
+        optimizer.zero_grad()
+        optimizer.backward({"a": loss_a, "b": loss_b})
+        optimizer.step()
+
+    Which task reaches a parameter is read from whether autograd made a gradient, not from its values. A
+    parameter that no task reaches keeps its ``.grad``. With more than one rank, see
+    :mod:`gradsurgery.distributed`.
+
+    Args:
+        optimizer: The optimizer that makes the update.
+        reduction: ``"sum"`` over the tasks, or ``"mean"``, 1/T for every parameter however many tasks reach
+            it.
+        scope: ``"shared"`` operates on the parameters that two tasks or more reach, and a task's own head
+            keeps its own gradient; ``"all"`` operates on every parameter.
+        granularity: One surgery for all parameters (``"global"``), for each parameter group (``"group"``), or
+            for each parameter (``"parameter"``).
+        generator: Source of the random choices, on the CPU; by default one of its own with torch's fixed
+            seed. It is part of the state_dict.
+        process_group: The ranks that hold replicas (default: all).
+
+    Attributes:
+        conflicts: The report of the last backward, None before it.
+
+    Raises:
+        TypeError: If ``optimizer`` is not an optimizer.
+        ValueError: If an option has no such value, or parameters belong to ``FullyShardedDataParallel``.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        reduction: Reduction = "sum",
+        scope: Scope = "shared",
+        granularity: Granularity = "global",
+        generator: torch.Generator | None = None,
+        process_group: "ProcessGroup | None" = None,
+    ) -> None:
+        super().__init__(optimizer)
+        check_option("reduction", reduction, ("sum", "mean"))
+        check_option("scope", scope, ("shared", "all"))
+        check_option("granularity", granularity, ("global", "group", "parameter"))
+        if generator is not None and generator.device.type != "cpu":
+            raise ValueError(
+                f"generator must be on the CPU, got one on {generator.device}: pass torch.Generator(), for then"
+                " the order is drawn without waiting for the device"
+            )
+        distributed.refuse_flattened(self._parameters())
+        self.reduction = reduction
+        self.scope = scope
+        self.granularity = granularity
+        self.generator = torch.Generator() if generator is None else generator
+        self.process_group = process_group
+        self.conflicts: ConflictReport | None = None
+        self._gradients = TaskGradients()
+        self._operated = False
+        self._shares_generator = False
+
+    def weights(self, gramian: Tensor) -> Tensor:
+        """Returns the weights of the task gradients in their sum.
+
+        Args:
+            gramian: Inner products of the task gradients, ``(T, T)``, float64.
+
+        Returns:
+            ``(T,)``, on the Gramian's device.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no weights(gramian); take PCGrad")
+
+    def backward(self, losses: Losses, *, accumulate: bool = False) -> dict[str, Tensor | None]:
+        """Back-propagates each task by itself and writes the combined gradient into ``.grad``.
+
+        A ``.grad`` that is there before is added to, as ``loss.backward()`` would; so is a task's gradient
+        over several calls with ``accumulate=True``, of which k and one last call without it equal one big
+        batch.
+
+        Args:
+            losses: By task, or in a sequence, losses or callables. A callable is called, its loss
+                back-propagated and its graph freed before the next one's turn, so that one task's activations
+                are alive at a time; with losses, all graphs live until the last is done.
+            accumulate: Whether more is to come before the step: the gradients are kept, ``.grad`` is left
+                alone.
+
+        Returns:
+            The losses, detached; None of a callable that returned None.
+
+        Raises:
+            TypeError: If ``losses`` is no mapping or sequence, or a task neither a tensor nor a callable.
+            ValueError: If there is no task, or a loss is not one number with a graph, or a gradient is
+                sparse.
+        """
+        values = self._collect(losses, accumulate=accumulate)
+        if not accumulate:
+            self._operate()
+        return values
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Makes the inner optimizer's update with ``.grad`` as it is."""
+        self._refuse_closure(closure)
+        if not self._operated:
+            warnings.warn(
+                f"{type(self).__name__}.step() applies the gradients as they are, with no surgery, for no"
+                " backward(losses) came before it: call optimizer.backward(losses) in place of"
+                " loss.backward(), the last time without accumulate=True",
+                stacklevel=3,
+            )
+        self._operated = False
+        self.optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clears ``.grad`` and the gradients accumulated by ``backward(losses, accumulate=True)``."""
+        self._gradients = TaskGradients()
+        super().zero_grad(set_to_none)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _collect(self, losses: Losses, *, accumulate: bool) -> dict[str, Tensor | None]:
+        """Adds the tasks' gradients to the rows and averages them over the ranks once they are complete."""
+        tasks = named_tasks(losses)
+        parameters = self._parameters()
+        rows: dict[str, Row] = {}
+        values: dict[str, Tensor | None] = {}
+        pending = sum(isinstance(task, Tensor) for task in tasks.values())
+        with self._set_aside(parameters), distributed.unsynchronized():
+            for name, task in tasks.items():
+                pending -= isinstance(task, Tensor)
+                values[name] = self._differentiate(name, task, parameters, retain_graph=pending > 0)
+                rows[name] = take(parameters, [*rows.values(), *self._gradients.rows.values()])
+        for name, row in rows.items():
+            self._gradients.add(name, row)
+        if not accumulate and distributed.ranks(self.process_group) > 1:
+            self._gradients.average(parameters, self.process_group)
+        return values
+
+    def _differentiate(
+        self, name: str, task: Task, parameters: Sequence[Tensor], *, retain_graph: bool = False
+    ) -> Tensor | None:
+        """Adds the gradient of one task to ``.grad`` and returns its loss, detached."""
+        loss = task if isinstance(task, Tensor) else task()
+        if loss is None:
+            return None
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
+            raise ValueError(
+                f"the loss of task {name!r} must be one number with a graph, got {got}"
+                f"{'' if getattr(loss, 'requires_grad', True) else ' that requires no gradient'}:"
+                " return the reduced loss without detaching it"
+            )
+        retain_graph = retain_graph and isinstance(task, Tensor)
+        replicated = not any(map(distributed.is_sharded, parameters))
+        if isinstance(task, Tensor) and replicated and distributed.ranks(self.process_group) > 1:
+            # The forward is past, perhaps that of a DistributedDataParallel: its hooks must not run.
+            reachable = [p for p in parameters if p.requires_grad]
+            gradients = torch.autograd.grad(loss, reachable, retain_graph=retain_graph, allow_unused=True)
+            for parameter, gradient in zip(reachable, gradients, strict=True):
+                parameter.grad = gradient
+        else:
+            loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    @torch.no_grad()
+    def _operate(self) -> None:
+        """Combines the rows into ``.grad`` and reports on them."""
+        gradients, self._gradients = self._gradients, TaskGradients()
+        if distributed.ranks(self.process_group) > 1 and not self._shares_generator:
+            distributed.share_generator(self.generator, self.process_group)
+            self._shares_generator = True
+        share = 1 / len(gradients.rows) if self.reduction == "mean" else 1.0
+        reached = gradients.reached(self._parameters())
+        combined = gradients.first([p for p, count in reached if count == 1 and self.scope == "shared"])
+        if share != 1.0:
+            for gradient in combined.values():
+                gradient.mul_(share)
+        gramians, weights = [], []
+        for part in self._parts([p for p, _ in reached if p not in combined]):
+            gramians.append(gradients.gramian(part))
+            weights.append(self.weights(gramians[-1]) * share)
+            combined.update(gradients.combine(part, weights[-1]))
+        for parameter, gradient in combined.items():
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        self.conflicts = _report(tuple(gradients.rows), gramians, weights, self.granularity)
+        self._operated = True
+
+    def _write_sum(self, tasks: Iterable[tuple[str, Task]]) -> None:
+        """Writes the gradient of the tasks' summed loss into ``.grad``, in place of what was there."""
+        parameters = self._parameters()
+        for parameter in parameters:
+            parameter.grad = None
+        with distributed.unsynchronized():
+            for name, task in tasks:
+                self._differentiate(name, task, parameters)
+        total = TaskGradients()
+        total.add("sum", take(parameters, []))
+        if distributed.ranks(self.process_group) > 1:
+            total.average(parameters, self.process_group)
+        for parameter, gradient in total.rows["sum"].items():
+            parameter.grad = gradient
+
+    def _parts(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Divides the parameters by surgeries."""
+        if self.granularity == "global":
+            return [list(parameters)]
+        if self.granularity == "parameter":
+            return [[p] for p in parameters]
+        members = set(parameters)
+        groups = ([p for p in group["params"] if p in members] for group in self.param_groups)
+        return [group for group in groups if group]
+
+    @staticmethod
+    @contextmanager
+    def _set_aside(parameters: Sequence[Tensor]) -> Iterator[None]:
+        """Empties every ``.grad`` inside the block, and afterwards puts back what was there."""
+        before = [p.grad for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in zip(parameters, before, strict=True):
+                parameter.grad = gradient
+
+    def _own_state(self) -> StateDict:
+        state: StateDict = {"generator": self.generator.get_state()}
+        if self._gradients.rows:
+            indices = {p: k for k, p in enumerate(self._parameters())}
+            rows = self._gradients.rows.items()
+            state["rows"] = {name: {indices[p]: g for p, g in row.items()} for name, row in rows}
+        return state
+
+    def _load_own_state(self, state: StateDict) -> None:
+        if "generator" in state:
+            self.generator.set_state(state["generator"].cpu())
+        self._shares_generator = False
+        self._gradients = TaskGradients()
+        parameters = self._parameters()
+        for name, row in state.get("rows", {}).items():
+            held = {parameters[k]: g.to(parameters[k].device, copy=True) for k, g in row.items()}
+            self._gradients.add(name, held)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "generator": self.generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        generator = torch.Generator()
+        generator.set_state(state["generator"])
+        super().__setstate__({**state, "generator": generator})
+
+
+def _report(
+    tasks: tuple[str, ...], gramians: list[Tensor], weights: list[Tensor], granularity: Granularity
+) -> ConflictReport:
+    if granularity == "global":
+        return ConflictReport(tasks, gramians[0], weights[0])
+    total = torch.zeros(len(tasks), len(tasks), dtype=torch.float64)
+    for gramian in gramians:
+        total = total.to(gramian.device) + gramian
+    return ConflictReport(tasks, total, torch.stack(weights) if weights else total.new_zeros(0, len(tasks)))
+
+
+def named_tasks(losses: Losses) -> dict[str, Task]:
+    """Returns the tasks by name, those of a sequence by their index, or refuses them as ``backward`` says."""
+    if isinstance(losses, Mapping):
+        tasks = {str(name): task for name, task in losses.items()}
+    elif isinstance(losses, Sequence):
+        tasks = {str(index): task for index, task in enumerate(losses)}
+    else:
+        raise TypeError(
+            f"losses must be a mapping or a sequence of one loss a task, got {type(losses).__name__}:"
+            " pass the losses unsummed, as {'a': loss_a, 'b': loss_b}"
+        )
+    if not tasks:
+        raise ValueError("losses must hold at least one task, got none: pass {'a': loss_a, 'b': loss_b}")
+    for name, task in tasks.items():
+        if not (isinstance(task, Tensor) or callable(task)):
+            raise TypeError(
+                f"the loss of task {name!r} must be a tensor or a callable, got {type(task).__name__}:"
+                " pass the loss itself, not its value"
+            )
+    return tasks
+
+
+def check_option(option: str, value: str, values: Iterable[str]) -> None:
+    """Raises a ValueError if the option has no such value."""
+    if value not in values:
+        raise ValueError(f"{option} must be one of {', '.join(map(repr, values))}, got {value!r}")
