@@ -32,8 +32,6 @@ def from_plain(value: Any, kind: Any, *, place: str) -> Any:
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     if origin in (Union, types.UnionType):
         return None if value is None else from_plain(value, arguments[0], place=place)
-    if kind is float and value is None:
-        return math.nan
     if not isinstance(value, _json_types(origin)) or (isinstance(value, bool) and kind not in (bool, Any)):
         raise ValueError(f"{place} must be {getattr(origin, '__name__', kind)}, got {str(value)[:40]!r}")
     if origin is dict:
@@ -46,10 +44,12 @@ def from_plain(value: Any, kind: Any, *, place: str) -> Any:
         if value.keys() != hints.keys():
             raise ValueError(f"{place} must have {', '.join(hints)}, got {str(list(value))[:80]}")
         return kind(**{n: from_plain(value[n], hint, place=f"{place}.{n}") for n, hint in hints.items()})
-    if kind is not float:
-        return value
+    return _number(value, place) if kind is float else value
+
+
+def _number(value: float | None, place: str) -> float:
     try:
-        return float(value)
+        return math.nan if value is None else float(value)
     except OverflowError:
         raise ValueError(f"{place} must be float, got a whole number beyond its range") from None
 
@@ -57,4 +57,4 @@ def from_plain(value: Any, kind: Any, *, place: str) -> Any:
 def _json_types(kind: Any) -> Any:
     if kind is Any:
         return object
-    return dict if is_dataclass(kind) else {tuple: list, float: (int, float)}.get(kind, kind)
+    return dict if is_dataclass(kind) else {tuple: list, float: (int, float, types.NoneType)}.get(kind, kind)

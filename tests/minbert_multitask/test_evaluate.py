@@ -160,6 +160,13 @@ def test_varied_predictions_are_not_flagged():
     assert not any(scores[metric].flagged for metric in METRICS)
 
 
+def test_predictions_that_vary_little_still_correlate():
+    predicted = 4.9 + np.array([1, 3, 2, 5, 4]) * 1e-4
+    assert pearson(predicted, np.arange(5.0)) == pytest.approx(
+        0.8
+    )  # that of their ranks, which they are linear in
+
+
 def test_a_constant_gold_correlates_with_nothing():
     assert pearson(np.array([1.0, 2.0, 3.0]), np.array([4.0, 4.0, 4.0])) == 0
 

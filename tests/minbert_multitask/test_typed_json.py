@@ -126,7 +126,7 @@ def test_the_example_that_the_refusals_vary_is_good():
         ),
         (
             {"leaves": [{"number": 10**400, "name": ""}]},
-            r"tree.leaves\[0\].number must be float, got a whole number",
+            r"tree.leaves\[0\].number must be float, got a whole number beyond its range",
         ),
         ({"by_name": []}, r"tree.by_name must be dict, got '\[\]'"),
         ({"by_name": {"a\nb": 1}}, r"tree.by_name\['a\\nb'\] must be dict, got '1'"),
@@ -140,7 +140,7 @@ def test_the_example_that_the_refusals_vary_is_good():
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(change, message):
-    with pytest.raises(ValueError, match=f"^{message}$|^{message} beyond its range$") as caught:
+    with pytest.raises(ValueError, match=f"^{message}$") as caught:
         from_plain({**GOOD, **change}, Tree, place="tree")
     assert "\n" not in str(caught.value)
 
