@@ -1,29 +1,18 @@
 """T rows of task gradients, one tensor a parameter: their Gramian (T, T), and their weighted sum in place."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
-from . import distributed
+from . import distributed, vectors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Row: TypeAlias = dict[Tensor, Tensor]
 """The gradient of one task, by parameter; a parameter that the task does not reach is not in it."""
-
-Flats: TypeAlias = list[Tensor | None]
-"""One parameter's T gradients, each ``(n,)``; None where the task does not reach it."""
-
-CHUNK = 2**19
-"""Elements of a row multiplied at a time on the CPU: T chunks stay in cache for all T² products."""
-SLAB = 2**22
-"""Elements of a row gathered at a time elsewhere: the launches grow with P / SLAB, not with the tensors."""
-_SPLITS = 128  # a slab's product is cut into this many, enough for every multiprocessor of a GPU
-_SAFE = (1e-24, 1e37)  # squared norms between which no fp32 square matters that under- or overflows
-_LARGEST = 2.0**96  # weights beyond it could overflow fp32 before they meet their tiny gradient
 
 
 class TaskGradients:
@@ -55,23 +44,17 @@ class TaskGradients:
     def gramian(self, parameters: Sequence[Tensor]) -> Tensor:
         """Returns the inner products of the rows over these parameters, ``(T, T)``, in float64.
 
-        It lies on the parameters' device where that is one and has float64, else on the CPU, and nothing
-        waits for the device. A chunk whose squares leave fp32's range is multiplied in float64, so that the
-        scale of the gradients does not matter.
+        It lies on the parameters' device where they have one in common, and else on the CPU.
         """
-        total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64, device=_home(parameters))
+        device = vectors.home(distributed.local(p).device for p in parameters)
+        total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64, device=device)
         for groups, members in distributed.by_shard_groups(parameters).items():
-            local = torch.zeros_like(total)
-            direct, gathered = self._flat_rows(members)
-            for flats in direct:
-                local += _products(flats)
-            for slab in _slabs(gathered):
-                local += _gathered_products(slab).to(local.device)
+            local = vectors.gramian(self._flats(members), len(self.rows), device)
             total += distributed.sum_over(local, groups)
         return total
 
     def combine(self, parameters: Sequence[Tensor], weights: Tensor) -> Row:
-        """Returns ``weightsᵀ J`` over these parameters, in the storage of the first row that has each.
+        """Returns ``weightsᵀ J`` over these parameters, in the memory of the first row that has each.
 
         The rows are used up.
 
@@ -79,15 +62,7 @@ class TaskGradients:
             parameters: Parameters that at least one task reaches.
             weights: ``(T,)``.
         """
-        direct, gathered = self._flat_rows(parameters)
-        if direct:
-            factors = weights.tolist()
-            if max(map(abs, factors)) > _LARGEST:
-                direct, gathered = [], [*direct, *gathered]
-            for flats in direct:
-                _add_up(flats, factors)
-        for slab in _slabs(gathered):
-            _gathered_add_up(slab, weights)
+        vectors.combine(self._flats(parameters), weights)
         return self.first(parameters)
 
     def first(self, parameters: Iterable[Tensor]) -> Row:
@@ -125,18 +100,12 @@ class TaskGradients:
                     total[parameter] = gradient.clone()
         return total
 
-    def _flat_rows(self, parameters: Iterable[Tensor]) -> tuple[list[Flats], list[Flats]]:
-        """Returns each parameter's rows as flat real tensors: native ones of the CPU, and the others."""
-        direct: list[Flats] = []
-        gathered: list[Flats] = []
-        for parameter in parameters:
-            flats = [flat(row[parameter]) if parameter in row else None for row in self.rows.values()]
-            some = _first(flats)
-            if some.numel() == 0:
-                continue
-            native = some.device.type == "cpu" and some.dtype in (torch.float32, torch.float64)
-            (direct if native else gathered).append(flats)
-        return direct, gathered
+    def _flats(self, parameters: Iterable[Tensor]) -> list[vectors.Flats]:
+        return [
+            [flat(row[p]) if p in row else None for row in self.rows.values()]
+            for p in parameters
+            if distributed.local(p).numel()
+        ]
 
 
 def take(parameters: Iterable[Tensor], held: Iterable[Row]) -> Row:
@@ -198,104 +167,3 @@ def _same_layout(gradient: Tensor, parameter: Tensor) -> bool:
         return False
     order = sorted(range(gradient.dim()), key=gradient.stride, reverse=True)
     return gradient.permute(order).is_contiguous()
-
-
-def _home(parameters: Sequence[Tensor]) -> torch.device:
-    devices = {_precise(distributed.local(p).device) for p in parameters}
-    return devices.pop() if len(devices) == 1 else torch.device("cpu")
-
-
-def _precise(device: torch.device) -> torch.device:
-    """Returns the device, or the CPU in place of one without float64."""
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-def _products(flats: Flats) -> Tensor:
-    """Returns the products ``(T, T)`` of one parameter's rows, by chunks, summed in float64."""
-    chunks = [() if t is None else torch.split(t, CHUNK) for t in flats]
-    present = [t for t, parts in enumerate(chunks) if parts]
-    total = [[0.0] * len(flats) for _ in flats]
-    for k in range(max(map(len, chunks))):
-        parts = {t: chunks[t][k] for t in present}
-        squares = {t: torch.dot(part, part).item() for t, part in parts.items()}
-        if not all(_is_safe(squares[t], part) for t, part in parts.items()):
-            parts = {t: part.double() for t, part in parts.items()}
-            squares = {t: torch.dot(part, part).item() for t, part in parts.items()}
-        for i in present:
-            total[i][i] += squares[i]
-            for j in present[: present.index(i)]:
-                product = torch.dot(parts[i], parts[j]).item()
-                total[i][j] += product
-                total[j][i] += product
-    return torch.tensor(total, dtype=torch.float64)
-
-
-def _is_safe(square: float, part: Tensor) -> bool:
-    return _SAFE[0] < square < _SAFE[1] or (square == 0.0 and not part.any())
-
-
-def _add_up(flats: Flats, weights: list[float]) -> None:
-    """Writes the weighted sum of one parameter's rows into the first, by chunks."""
-    present = [
-        (torch.split(t, CHUNK), weight) for t, weight in zip(flats, weights, strict=True) if t is not None
-    ]
-    (targets, first), *others = present
-    for k, target in enumerate(targets):
-        if first != 1.0:
-            target.mul_(first)
-        for chunks, weight in others:
-            target.add_(chunks[k], alpha=weight)
-
-
-def _slabs(parameters: Iterable[Flats]) -> Iterator[list[Flats]]:
-    """Cuts rows into lists of at most SLAB elements a row, each of one device and dtype."""
-    by_kind: dict[tuple[torch.device, torch.dtype], list[Flats]] = {}
-    for flats in parameters:
-        some = _first(flats)
-        pieces = [[None] * -(-some.numel() // SLAB) if t is None else torch.split(t, SLAB) for t in flats]
-        by_kind.setdefault((some.device, some.dtype), []).extend(map(list, zip(*pieces, strict=True)))
-    for kind in by_kind.values():
-        slab: list[Flats] = []
-        room = SLAB
-        for piece in kind:
-            size = _first(piece).numel()
-            if size > room:
-                yield slab
-                slab, room = [], SLAB
-            slab.append(piece)
-            room -= size
-        if slab:
-            yield slab
-
-
-def _first(piece: Flats) -> Tensor:
-    return next(t for t in piece if t is not None)
-
-
-def _gather(slab: list[Flats]) -> Tensor:
-    """Returns the slab's rows in float64, ``(T, n)``, n padded with zeros to a multiple of the splits."""
-    zero = _first(slab[0]).new_zeros(1)
-    sizes = [_first(piece).numel() for piece in slab]
-    padding = zero.expand(-sum(sizes) % _SPLITS)
-    pieces = []
-    for t in range(len(slab[0])):
-        for piece, size in zip(slab, sizes, strict=True):
-            part = piece[t]
-            pieces.append(zero.expand(size) if part is None else part)
-        pieces.append(padding)
-    rows = torch.cat(pieces).view(len(slab[0]), -1)
-    return rows.to(_precise(rows.device)).double()
-
-
-def _gathered_products(slab: list[Flats]) -> Tensor:
-    rows = _gather(slab)
-    splits = rows.view(len(rows), _SPLITS, -1).transpose(0, 1)
-    return torch.bmm(splits, splits.transpose(1, 2)).sum(0)
-
-
-def _gathered_add_up(slab: list[Flats], weights: Tensor) -> None:
-    targets = [_first(piece) for piece in slab]
-    rows = _gather(slab)
-    total = (weights.to(rows.device, non_blocking=True) @ rows).to(targets[0].dtype).to(targets[0].device)
-    sizes = [t.numel() for t in targets]
-    torch._foreach_copy_(targets, list(total[: sum(sizes)].split_with_sizes(sizes)))

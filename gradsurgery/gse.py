@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 from .conflicts import ConflictReport
 from .gradients import TaskGradients
 from .methods import PCGrad
-from .optimizer import GradientSurgery, Losses, Task, check_option, named_tasks
+from .optimizer import GradientSurgery, check_option
+from .tasks import Losses, Task, named_tasks
 from .wrapper import OptimizerWrapper
 
 SecondUpdate: TypeAlias = Literal["recompute", "reuse"]

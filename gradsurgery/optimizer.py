@@ -1,8 +1,7 @@
 """GradientSurgery: an optimizer whose backward takes one loss a task and settles their conflicts."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -12,15 +11,11 @@ from torch.optim import Optimizer
 from . import distributed
 from .conflicts import ConflictReport
 from .gradients import Row, TaskGradients, take
+from .tasks import Losses, Task, differentiate, gradients_set_aside, named_tasks
 from .wrapper import OptimizerWrapper, StateDict
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-Task: TypeAlias = Tensor | Callable[[], Tensor | None]
-"""A loss, 0-d, or a callable that returns one, or that back-propagates by itself and returns None."""
-
-Losses: TypeAlias = Mapping[str, Task] | Sequence[Task]
 
 Reduction: TypeAlias = Literal["sum", "mean"]
 Scope: TypeAlias = Literal["shared", "all"]
@@ -81,8 +76,8 @@ class GradientSurgery(OptimizerWrapper):
         check_option("granularity", granularity, ("global", "group", "parameter"))
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(
-                f"generator must be on the CPU, got one on {generator.device}: pass torch.Generator(), for then"
-                " the order is drawn without waiting for the device"
+                f"generator must be on the CPU, got one on {generator.device}: pass torch.Generator(), for"
+                " the order is drawn without waiting for a device"
             )
         distributed.refuse_flattened(self._parameters())
         self.reduction = reduction
@@ -161,42 +156,18 @@ class GradientSurgery(OptimizerWrapper):
         rows: dict[str, Row] = {}
         values: dict[str, Tensor | None] = {}
         pending = sum(isinstance(task, Tensor) for task in tasks.values())
-        with self._set_aside(parameters), distributed.unsynchronized():
+        # The forward of a loss is past, and its DistributedDataParallel would take the backward for its own.
+        hooks = distributed.ranks(self.process_group) == 1 or any(map(distributed.is_sharded, parameters))
+        with gradients_set_aside(parameters), distributed.unsynchronized():
             for name, task in tasks.items():
                 pending -= isinstance(task, Tensor)
-                values[name] = self._differentiate(name, task, parameters, retain_graph=pending > 0)
+                values[name] = differentiate(name, task, parameters, retain_graph=pending > 0, hooks=hooks)
                 rows[name] = take(parameters, [*rows.values(), *self._gradients.rows.values()])
         for name, row in rows.items():
             self._gradients.add(name, row)
         if not accumulate and distributed.ranks(self.process_group) > 1:
             self._gradients.average(parameters, self.process_group)
         return values
-
-    def _differentiate(
-        self, name: str, task: Task, parameters: Sequence[Tensor], *, retain_graph: bool = False
-    ) -> Tensor | None:
-        """Adds the gradient of one task to ``.grad`` and returns its loss, detached."""
-        loss = task if isinstance(task, Tensor) else task()
-        if loss is None:
-            return None
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{type(loss).__name__}"
-            raise ValueError(
-                f"the loss of task {name!r} must be one number with a graph, got {got}"
-                f"{'' if getattr(loss, 'requires_grad', True) else ' that requires no gradient'}:"
-                " return the reduced loss without detaching it"
-            )
-        retain_graph = retain_graph and isinstance(task, Tensor)
-        replicated = not any(map(distributed.is_sharded, parameters))
-        if isinstance(task, Tensor) and replicated and distributed.ranks(self.process_group) > 1:
-            # The forward is past, perhaps that of a DistributedDataParallel: its hooks must not run.
-            reachable = [p for p in parameters if p.requires_grad]
-            gradients = torch.autograd.grad(loss, reachable, retain_graph=retain_graph, allow_unused=True)
-            for parameter, gradient in zip(reachable, gradients, strict=True):
-                parameter.grad = gradient
-        else:
-            loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
-        return loss.detach()
 
     @torch.no_grad()
     def _operate(self) -> None:
@@ -228,7 +199,7 @@ class GradientSurgery(OptimizerWrapper):
             parameter.grad = None
         with distributed.unsynchronized():
             for name, task in tasks:
-                self._differentiate(name, task, parameters)
+                differentiate(name, task, parameters)
         total = TaskGradients()
         total.add("sum", take(parameters, []))
         if distributed.ranks(self.process_group) > 1:
@@ -245,19 +216,6 @@ class GradientSurgery(OptimizerWrapper):
         members = set(parameters)
         groups = ([p for p in group["params"] if p in members] for group in self.param_groups)
         return [group for group in groups if group]
-
-    @staticmethod
-    @contextmanager
-    def _set_aside(parameters: Sequence[Tensor]) -> Iterator[None]:
-        """Empties every ``.grad`` inside the block, and afterwards puts back what was there."""
-        before = [p.grad for p in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        try:
-            yield
-        finally:
-            for parameter, gradient in zip(parameters, before, strict=True):
-                parameter.grad = gradient
 
     def _own_state(self) -> StateDict:
         state: StateDict = {"generator": self.generator.get_state()}
@@ -295,28 +253,6 @@ def _report(
     for gramian in gramians:
         total = total.to(gramian.device) + gramian
     return ConflictReport(tasks, total, torch.stack(weights) if weights else total.new_zeros(0, len(tasks)))
-
-
-def named_tasks(losses: Losses) -> dict[str, Task]:
-    """Returns the tasks by name, those of a sequence by their index, or refuses them as ``backward`` says."""
-    if isinstance(losses, Mapping):
-        tasks = {str(name): task for name, task in losses.items()}
-    elif isinstance(losses, Sequence):
-        tasks = {str(index): task for index, task in enumerate(losses)}
-    else:
-        raise TypeError(
-            f"losses must be a mapping or a sequence of one loss a task, got {type(losses).__name__}:"
-            " pass the losses unsummed, as {'a': loss_a, 'b': loss_b}"
-        )
-    if not tasks:
-        raise ValueError("losses must hold at least one task, got none: pass {'a': loss_a, 'b': loss_b}")
-    for name, task in tasks.items():
-        if not (isinstance(task, Tensor) or callable(task)):
-            raise TypeError(
-                f"the loss of task {name!r} must be a tensor or a callable, got {type(task).__name__}:"
-                " pass the loss itself, not its value"
-            )
-    return tasks
 
 
 def check_option(option: str, value: str, values: Iterable[str]) -> None:
