@@ -86,8 +86,8 @@ class EmbeddingFunction:
     def _expect(self, calls: int) -> None:
         if calls != self.calls:
             raise RuntimeError(
-                f"the embedding must run {self.calls} times in a forward, it ran {calls} times: set calls, and"
-                " make the EmbeddingFunction before the model's first compiled call"
+                f"the embedding must run {self.calls} times in a forward, it ran {calls} times: set calls,"
+                " and make the EmbeddingFunction before the model's first compiled call"
             )
 
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -95,7 +95,7 @@ class EmbeddingFunction:
             return None
         if not isinstance(output, Tensor):
             raise TypeError(
-                f"embedding must return one tensor, got {type(output).__name__} from {type(module).__name__}:"
+                f"embedding must return a tensor, got {type(output).__name__} from {type(module).__name__}:"
                 " choose the module whose output it is"
             )
         if self._seen is not None:

@@ -69,11 +69,11 @@ class Inputs:
         """Returns the context in which forwards run in the parameters' own precision."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def refuse_below_spacing(self, epsilon: float) -> None:
-        """Refuses embeddings in half precision that ``epsilon`` could not move.
+    def refuse_below_spacing(self, **lengths: float) -> None:
+        """Refuses embeddings in half precision that the named lengths could not move.
 
         Raises:
-            ValueError: If ε is less than the spacing of the embeddings' type at their root mean square.
+            ValueError: If one is less than the spacing of the embeddings' type at their root mean square.
         """
         for x, mask in zip(self.tensors, self.masks, strict=True):
             if x.dtype not in {torch.float16, torch.bfloat16}:
@@ -81,12 +81,13 @@ class Inputs:
             real = x.detach() if mask is None else x.detach()[mask.expand_as(x)]
             size = real.float().square().mean().sqrt().item()
             spacing = torch.finfo(x.dtype).eps * 2.0 ** math.floor(math.log2(size)) if size > 0 else 0.0
-            if epsilon < spacing:
-                raise ValueError(
-                    f"epsilon must be at least {spacing:.2g}, the spacing of {x.dtype} at the embeddings'"
-                    f" root mean square {size:.2g}, got {epsilon:g}: keep the model in float32, under"
-                    " autocast if you like, or take a larger epsilon"
-                )
+            for name, length in lengths.items():
+                if length < spacing:
+                    raise ValueError(
+                        f"{name} must be at least {spacing:.2g}, the spacing of {x.dtype} at the embeddings'"
+                        f" root mean square {size:.2g}, got {length:g}: keep the model in float32, under"
+                        " autocast if you like, or take a larger one"
+                    )
 
     def detach(self) -> "Inputs":
         """Returns the same embeddings, cut from the graph that made them."""

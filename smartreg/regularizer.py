@@ -102,7 +102,7 @@ class SMART:
 
         Raises:
             TypeError: If embeddings or outputs are of the wrong type or structure.
-            ValueError: If shapes do not fit, or if ε is lost in the precision of the embeddings.
+            ValueError: If shapes do not fit, or if ε or σ is lost in the precision of the embeddings.
         """
         inputs = self._check(embeddings, mask)
         with self._precision(inputs):
@@ -200,7 +200,8 @@ class SMART:
     def _check(self, embeddings: Embeddings, mask: Mask) -> Inputs:
         inputs = Inputs.check(embeddings, mask)
         if self.perturbation.project:
-            inputs.refuse_below_spacing(self.perturbation.epsilon)
+            search = self.perturbation
+            inputs.refuse_below_spacing(epsilon=search.epsilon, noise_std=search.noise_std)
         if self.dropout == "shared":
             RNGState.check_device(inputs.device)
         return inputs

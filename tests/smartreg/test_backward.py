@@ -1,0 +1,253 @@
+"""The two-phase backward against the backward of the joint loss."""
+
+import gc
+import weakref
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from smartreg import SMART, bernoulli_symmetric_kl, squared_error, symmetric_kl
+
+LABELS = torch.tensor([0, 2, 1, 0])
+WEIGHT = 5.0
+
+
+def gradients(embedding, model):
+    return [p.grad.clone() for p in [*embedding.parameters(), *model.parameters()]]
+
+
+def task_loss(outputs):
+    if isinstance(outputs, dict):
+        return F.cross_entropy(outputs["kind"], LABELS) + outputs["size"].square().mean()
+    return F.cross_entropy(outputs, LABELS)
+
+
+def several(model, embeddings):
+    outputs = model(embeddings)
+    return {"kind": outputs[:, :3], "size": outputs[:, 3], "cache": None}
+
+
+def siamese(model, pair):
+    return model(pair[0]) * model(pair[1])
+
+
+FORMS = {
+    "one": (lambda model, x: model(x), 3, symmetric_kl),
+    "siamese": (siamese, 3, symmetric_kl),
+    "several": (several, 4, {"kind": symmetric_kl, "size": squared_error}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("detach_clean", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 2**20),
+    num_steps=st.sampled_from([1, 3]),
+    dropout=st.sampled_from(["independent", "shared"]),
+    options=st.sampled_from(
+        [{}, {"epsilon": 0.1, "step_size": 0.1, "norm": "l2"}, {"preset": "smart-pytorch"}]
+    ),
+    rate=st.sampled_from([0.0, 0.3]),
+    attached=st.booleans(),
+)
+def test_it_adds_the_gradients_of_the_joint_loss(
+    make, x, mask, form, detach_clean, dtype, tolerance, seed, num_steps, dropout, options, rate, attached
+):
+    """Relative to the whole gradient; with dropout, and with embeddings that have parameters or not."""
+    function, num_outputs, divergence = FORMS[form]
+    model, embedding = make(num_outputs, rate, dtype), nn.Linear(6, 6, dtype=dtype)
+    smart = SMART(
+        divergence=divergence, num_steps=num_steps, dropout=dropout, detach_clean=detach_clean, **options
+    )
+    results = []
+    for joint in (True, False):
+        for parameter in [*embedding.parameters(), *model.parameters()]:
+            parameter.grad = torch.zeros_like(parameter)
+        torch.manual_seed(seed)
+        embeddings, masks = embedding(x.to(dtype)), mask
+        if form == "siamese":
+            embeddings, masks = (embeddings, embedding(x.to(dtype).flip(-1))), (mask, None)
+        if not attached:
+            embeddings = tuple(e.detach() for e in embeddings) if form == "siamese" else embeddings.detach()
+        forward = partial(function, model)
+        if joint:
+            outputs, penalty = smart.penalize(forward, embeddings, mask=masks)
+            loss = task_loss(outputs)
+            (loss + WEIGHT * penalty).backward()
+        else:
+            terms = smart.backward(forward, embeddings, task_loss, weight=WEIGHT, mask=masks)
+            loss, penalty, outputs = terms.loss, terms.penalty, terms.outputs
+            assert not any(t.requires_grad for t in (loss, penalty))
+        results.append((gradients(embedding, model), loss, penalty, torch.get_rng_state()))
+    (expected, *terms, rng), (found, *other_terms, other_rng) = results
+    difference = sum((a - b).square().sum() for a, b in zip(expected, found, strict=True)).sqrt()
+    assert difference <= tolerance * sum(a.square().sum() for a in expected).sqrt()
+    torch.testing.assert_close(other_terms, terms)
+    assert penalty > 0
+    assert torch.equal(rng, other_rng)
+
+
+class Alive:
+    """Counts the bytes that autograd keeps for its backward, and their peak."""
+
+    def __init__(self):
+        self.now = self.peak = 0
+
+    def _pack(self, tensor):
+        class Box:
+            value = tensor
+
+        box, size = Box(), tensor.numel() * tensor.element_size()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(box, self._free, size)
+        return box
+
+    def _free(self, size):
+        self.now -= size
+
+    def __enter__(self):
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda box: box.value)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._hooks.__exit__(*error)
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+@pytest.mark.parametrize("detach_clean", [False, True])
+def test_the_activations_of_one_forward_are_alive_at_a_time(num_steps, detach_clean):
+    torch.manual_seed(0)
+    layers = [layer for _ in range(20) for layer in (nn.Linear(32, 32), nn.Tanh(), nn.Dropout(0.1))]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(10 * 32, 3))
+    x = torch.randn(4, 10, 32)
+    smart = SMART(num_steps=num_steps, detach_clean=detach_clean)
+    gc.disable()  # what is alive is then a matter of references alone
+    try:
+        with Alive() as one:
+            task_loss(model(x.clone().requires_grad_())).backward()
+        with Alive() as joint:
+            outputs, penalty = smart.penalize(model, x)
+            (task_loss(outputs) + WEIGHT * penalty).backward()
+        del outputs, penalty
+        with Alive() as two_phases:
+            smart.backward(model, x, task_loss, weight=WEIGHT)
+    finally:
+        gc.enable()
+    assert joint.peak > 1.9 * one.peak
+    assert two_phases.peak < 1.02 * one.peak
+    assert two_phases.now == 0
+
+
+@pytest.mark.parametrize(
+    ("detach_clean", "graphs"), [(False, [False, True, True, True, True]), (True, [True] * 4)]
+)
+def test_the_price_is_one_clean_forward_without_a_graph(make, x, detach_clean, graphs):
+    model, calls = make(), []
+    model.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    SMART(num_steps=2, detach_clean=detach_clean).backward(model, x, task_loss, weight=WEIGHT)
+    assert calls == ([True] * 4 if detach_clean else [False, True, True, True, True])
+
+
+@pytest.mark.parametrize("scale", [0.25, lambda value: value * 0.25])
+@pytest.mark.parametrize("detach_clean", [False, True])
+def test_scale_multiplies_both_terms_but_not_what_is_returned(make, x, scale, detach_clean):
+    model, smart, results = make(), SMART(epsilon=0.1, step_size=0.1, detach_clean=detach_clean), []
+    for factor in (None, scale):
+        model.zero_grad()
+        torch.manual_seed(0)
+        terms = smart.backward(model, x, task_loss, weight=WEIGHT, scale=factor)
+        results.append((terms, [p.grad.clone() for p in model.parameters()]))
+    (terms, whole), (scaled_terms, scaled) = results
+    torch.testing.assert_close(scaled, [0.25 * g for g in whole])
+    assert (scaled_terms.loss, scaled_terms.penalty) == (terms.loss, terms.penalty)
+
+
+def test_a_gradient_from_before_is_added_to(make, x):
+    model, results = make(), []
+    for before in (0.0, 1.0):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, before)
+        torch.manual_seed(0)
+        SMART(epsilon=0.1).backward(model, x, task_loss, weight=WEIGHT)
+        results.append([p.grad - before for p in model.parameters()])
+    torch.testing.assert_close(*results)
+
+
+def test_a_weight_of_zero_leaves_the_task(make, x):
+    model = make()
+    SMART(epsilon=0.1).backward(model, x, task_loss, weight=0.0)
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    task_loss(model(x)).backward()
+    torch.testing.assert_close(found, [p.grad for p in model.parameters()])
+
+
+def test_attached_embeddings_receive_one_backward(make, x):
+    table, received = x.clone().requires_grad_(), []
+    embeddings = 2 * table
+    embeddings.register_hook(received.append)
+    SMART().backward(make(), embeddings, task_loss, weight=WEIGHT)
+    assert len(received) == 1
+    torch.testing.assert_close(table.grad, 2 * received[0])
+
+
+def test_buffers_move_once(x):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(30), nn.Linear(30, 3)).double()
+    SMART(num_steps=2).backward(model, x, task_loss, weight=WEIGHT)
+    assert model[1].num_batches_tracked == 1
+    torch.testing.assert_close(model[1].running_mean, 0.1 * x.flatten(1).mean(0))
+
+
+def test_under_autocast_it_equals_the_joint_loss(make, x):
+    model, x, results = make(dtype=torch.float32, dropout=0.2), x.float(), []
+    for epsilon in (1e-5, 0.1):
+        smart = SMART(epsilon=epsilon, step_size=0.1)
+        for joint in (True, False):
+            model.zero_grad()
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16):
+                if joint:
+                    outputs, penalty = smart.penalize(model, x)
+                    loss = task_loss(outputs) + WEIGHT * penalty
+                else:
+                    smart.backward(model, x, task_loss, weight=WEIGHT)
+            if joint:
+                loss.backward()
+            results.append([p.grad.clone() for p in model.parameters()])
+        tolerance = 1e-6 if epsilon < 1e-3 else 2.0**-9  # float32 throughout, or bfloat16 summed otherwise
+        torch.testing.assert_close(*results[-2:], rtol=2 * tolerance, atol=tolerance)
+
+
+def test_bernoulli_outputs_of_any_shape(make, x):
+    terms = SMART(divergence=bernoulli_symmetric_kl, epsilon=0.1).backward(
+        make(1), x, lambda outputs: outputs.square().mean(), weight=WEIGHT
+    )
+    assert terms.outputs.shape == (4, 1)
+    assert terms.penalty > 0
+
+
+def test_a_forward_that_cannot_be_repeated_is_refused(make, x):
+    model, generator = make(), torch.Generator().manual_seed(0)
+
+    def forward(embeddings):
+        return model(embeddings) * torch.rand(3, generator=generator, dtype=x.dtype)
+
+    with pytest.raises(RuntimeError, match=r"same random state.*detach_clean=True"):
+        SMART().backward(forward, x, task_loss, weight=WEIGHT)
+    terms = SMART(detach_clean=True).backward(forward, x, task_loss, weight=WEIGHT)
+    assert terms.penalty > 0
+
+
+def test_no_grad_is_refused(make, x):
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"outside torch.no_grad\(\)"):
+        SMART().backward(make(), x, task_loss, weight=WEIGHT)
