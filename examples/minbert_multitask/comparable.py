@@ -67,7 +67,7 @@ class Comparable:
             + (f" ({more})" if more else ""),
             f"batch {config['batch_size']} a task",
             f"lr {config['lr']:g}",
-            config["precision"],
+            str(config["precision"]),
             *(f"{name} {config[name]}" for name in sorted(config.keys() - _SAID - _NO_MATTER)),
             f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}",
         ]
@@ -83,9 +83,8 @@ def comparable(results: Iterable[RunResult]) -> list[Comparable]:
     found: dict[tuple[object, ...], list[RunResult]] = {}
     for run in results:
         _check(run)
-        decisive = sorted(
-            run.config.keys() - _NO_MATTER - {"layers"}
-        )  # WeightsInfo has the layers themselves
+        # Not the layers asked for, which may be None for all: the weights' description has their number.
+        decisive = sorted(run.config.keys() - _NO_MATTER - {"layers"})
         settings = [(name, repr(run.config[name])) for name in decisive]
         key = (run.data.name, run.data.fingerprint, run.weights, *settings)
         found.setdefault(key, []).append(run)

@@ -95,10 +95,10 @@ def _draw(group: Comparable, rows: dict[str, tuple[RunResult, ...]]) -> Figure:
         height=sum(heights) + 0.1,
         caption=(
             "Gradients of the encoder's parameters at sampled iterations; two of them conflict where their "
-            "cosine is below 0. The null is one task's cosine on two batches: where it is near 0 too, gradients "
-            "are mostly noise, and half of all pairs fall below 0 by chance. ± and bars: the standard error over "
-            "samples, taken as independent; of shares, Wilson's. Curves: means weighted by a Gaussian (σ = "
-            f"{_BANDWIDTH:.0%} of the training)."
+            "cosine is below 0. The null is one task's cosine on two batches: where it is near 0 too, "
+            "gradients are mostly noise, and half of all pairs fall below 0 by chance. ± and bars: the "
+            "standard error over samples, taken as independent; of shares, Wilson's. Curves: means weighted "
+            f"by a Gaussian (σ = {_BANDWIDTH:.0%} of the training)."
         ),
     )
     above, below = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=heights)))

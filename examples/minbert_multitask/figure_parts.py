@@ -30,6 +30,7 @@ styled = mpl.rc_context(
     {
         "figure.dpi": 150,
         "savefig.dpi": "figure",
+        "text.parse_math": False,  # a folder's name may have dollars
         "font.family": "DejaVu Sans",
         "font.size": 10,
         "axes.labelsize": 10,

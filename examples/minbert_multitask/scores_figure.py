@@ -155,8 +155,8 @@ def _kind(row: Experiment) -> tuple[str, str]:
 @styled
 def _after_training(group: Comparable) -> Figure:
     caption = (
-        "Bars: bootstrap 95 % intervals over dev examples; the luck of the seed is not in them. Hollow: the same "
-        "answer to all examples (for overall, in a task). Dotted: the best constant prediction."
+        "Bars: bootstrap 95 % intervals over dev examples; the luck of the seed is not in them. Hollow: the "
+        "same answer to all examples (for overall, in a task). Dotted: the best constant prediction."
     )
     if any(len(runs) > 1 for runs in group.rows.values()):
         caption += " Rows of several seeds: their mean, each seed as a tick."

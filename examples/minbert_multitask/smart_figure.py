@@ -139,7 +139,7 @@ def _after_training(group: Comparable, pairs: dict[str, dict[str, tuple[RunResul
     panels[0].set_yticks(range(len(rows)), list(rows))
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
     handles = [
-        Line2D([], [], label=f"{'with' if kind == 'SMART' else 'without'} SMART, {split}", **look.options())
+        Line2D([], [], label=f"{'SMART' if kind == 'SMART' else 'without'}, {split}", **look.options())
         for kind in _COLORS
         for split, look in _looks(kind).items()
     ]
