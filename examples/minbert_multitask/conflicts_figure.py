@@ -20,7 +20,7 @@ from .figure_parts import (
     ORANGE,
     PURPLE,
     SKY,
-    VERMILLION,
+    VERMILION,
     Look,
     count_axis,
     key,
@@ -32,7 +32,7 @@ from .results import CosineSummary, RunResult
 _PAIRS = {f"{a}-{b}": f"{LABELS[a]}, {LABELS[b]}" for a, b in combinations(TASKS, 2)}
 _NULL = {task: f"{LABELS[task]} twice" for task in TASKS}
 _LOOKS = {
-    **{pair: Look(c, m, "") for pair, c, m in zip(_PAIRS, (BLUE, VERMILLION, GREEN), "os^", strict=True)},
+    **{pair: Look(c, m, "") for pair, c, m in zip(_PAIRS, (BLUE, VERMILION, GREEN), "os^", strict=True)},
     **{
         task: Look(c, m, "", filled=False)
         for task, c, m in zip(_NULL, (SKY, ORANGE, PURPLE), "Dvp", strict=True)

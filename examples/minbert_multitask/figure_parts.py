@@ -17,9 +17,9 @@ from .evaluate import METRICS, Array
 from .results import RunResult
 
 BLACK, GREY, LIGHT = "#000000", "#777777", "#cccccc"
-BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
-PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)  # Okabe and Ito: distinct for every colour vision
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)  # Okabe and Ito: distinct for every colour vision
 MARKERS = "osD^vP"
 
 _WIDTH = 9.6  # inches; 1,440 pixels, which a page shows at about 850

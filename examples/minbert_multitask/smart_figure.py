@@ -11,7 +11,7 @@ from .experiments import EXPERIMENTS
 from .figure_parts import (
     BLUE,
     CONSTANT,
-    VERMILLION,
+    VERMILION,
     Look,
     history,
     key,
@@ -22,7 +22,7 @@ from .figure_parts import (
 )
 from .results import RunResult
 
-_COLORS = {"SMART": BLUE, "plain": VERMILLION}
+_COLORS = {"SMART": BLUE, "plain": VERMILION}
 
 
 def smart_figure(group: Comparable) -> Figure | None:

@@ -244,7 +244,7 @@ def test_every_line_of_the_markdown_has_as_many_cells():
 
 
 def test_names_cannot_break_the_markdown():
-    text = markdown_table([run(data="a|b*c_d<e>`f`")])
+    text = markdown_table([run(data="a|b*c_d<e>`f`"), run("my|row", data="a|b*c_d<e>`f`")])
     assert r"a\|b\*c\_d\<e\>\`f\`" in text
     assert {len(line) for line in markdown_cells(text)} == {9}
 
