@@ -3,6 +3,7 @@
 import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
@@ -59,6 +60,13 @@ class TokenizedExamples:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def head(self, size: int) -> "TokenizedExamples":
+        """Returns the first examples, all of them where there are fewer."""
+        part = copy(self)
+        part.examples = self.examples[:size]
+        part._sides = [side[:size] for side in self._sides]
+        return part
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Returns the examples at these places as a batch."""

@@ -57,7 +57,8 @@ class MultitaskModel(nn.Module):
         length = max(batch.input_ids.shape[1], batch.input_ids2.shape[1])
         padding = self.encoder.config.pad_token_id
         first, second = (
-            F.pad(ids, (0, length - ids.shape[1]), value=padding) for ids in (batch.input_ids, batch.input_ids2)
+            F.pad(ids, (0, length - ids.shape[1]), value=padding)
+            for ids in (batch.input_ids, batch.input_ids2)
         )
         masks = tuple(
             F.pad(mask, (0, length - mask.shape[1])) for mask in (batch.attention_mask, batch.attention_mask2)
@@ -67,22 +68,26 @@ class MultitaskModel(nn.Module):
 
     def outputs(self, task: str, embeddings: Embeddings, masks: Masks) -> Tensor:
         """Returns a task's outputs, ``(B,)`` or ``(B, classes)``, from the embedding block's outputs on."""
-        if isinstance(embeddings, tuple):
-            embeddings, masks = torch.cat(embeddings), torch.cat(tuple(masks))  # (2B, L, D), (2B, L)
-            sentences = self._sentences(embeddings, masks).chunk(2)
-        else:
-            assert isinstance(masks, Tensor)
-            sentences = (self._sentences(embeddings, masks),)
-        outputs: Tensor = self.heads[task](*sentences)
+        outputs: Tensor = self.heads[task](*self._encode(embeddings, masks))
         return outputs
+
+    def sentences(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Returns the sentence embeddings of a batch, ``(B, D)`` for each side."""
+        return self._encode(*self.embed(batch))
 
     def forward(self, task: str, batch: Batch) -> Tensor:
         """Returns a task's outputs for a batch."""
         embeddings, masks = self.embed(batch)
         return self.outputs(task, embeddings, masks)
 
-    def _sentences(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """Returns the sentence embeddings ``(B, D)``."""
+    def _encode(self, embeddings: Embeddings, masks: Masks) -> tuple[Tensor, ...]:
+        if isinstance(embeddings, tuple):
+            both = self._pool(torch.cat(embeddings), torch.cat(tuple(masks)))  # of (2B, L, D), (2B, L)
+            return both.chunk(2)
+        assert isinstance(masks, Tensor)
+        return (self._pool(embeddings, masks),)
+
+    def _pool(self, embeddings: Tensor, mask: Tensor) -> Tensor:
         hidden = self.encoder.encode(embeddings, mask).last_hidden_state  # (B, L, D)
         if self.pooling == "cls":
             return hidden[:, 0]

@@ -1,0 +1,164 @@
+"""The command line: ``minbert list | train | evaluate | predict | table | figures | demo``."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from . import commands
+from .settings import DEVICES, PRECISIONS, Settings
+
+_DEFAULTS = {field.name: field.default for field in fields(Settings)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: What follows the program's name; ``sys.argv`` where None.
+
+    Returns:
+        The exit status: 0; 1 where standard output was closed; 2 for what the user can mend; 130 after an
+        interrupt.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line_warning
+            options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        _print_error(str(error))
+        return 2
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        _print_error("out of memory; choose a smaller --batch-size or fewer --layers or --jobs")
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "minbert: interrupted; the same command with --resume goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def _print_error(message: str) -> None:
+    print(f"minbert: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"minbert: error: {message}; see `{self.prog} --help`\n")
+
+
+def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"minbert: warning: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="minbert", description=__doc__, allow_abbrev=False)
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any, what: str) -> argparse.ArgumentParser:
+        what = what.replace("%", "%%")  # which argparse takes for a format
+        subparser = subparsers.add_parser(name, help=what, description=what, allow_abbrev=False)
+        subparser.set_defaults(command=command)
+        return subparser
+
+    add("list", commands.list_rows, "List the rows that can be trained.")
+
+    train = add("train", commands.train_rows, "Train and score rows of the table.")
+    train.add_argument(
+        "rows", nargs="+", metavar="ROW", help="names as in `minbert list`, or `paper`, or `all`"
+    )
+    train.add_argument(
+        "--data",
+        default="demo",
+        metavar="DIR|hub|demo",
+        help="a folder with the handout's files, `hub` to fetch SST-5, QQP and STS-B, or the embedded corpus",
+    )
+    train.add_argument(
+        "--out", type=Path, default=Path("runs"), help="folder of the runs (default: %(default)s)"
+    )
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoints in --out")
+    train.add_argument("--jobs", type=int, default=1, help="rows trained at a time (default: %(default)s)")
+    train.add_argument(
+        "--discard-model", action="store_true", help="keep scores and predictions, not the weights"
+    )
+    _add_settings(train)
+
+    for name, command, what in (
+        (
+            "evaluate",
+            commands.evaluate_runs,
+            "Score the best epoch of runs on dev, with bootstrap 95 % intervals.",
+        ),
+        ("predict", commands.predict_runs, "Write the prediction files of runs for dev and test."),
+    ):
+        subparser = add(name, command, what)
+        subparser.add_argument(
+            "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, as `train` made it"
+        )
+        subparser.add_argument(
+            "--data", metavar="DIR", type=Path, help="a folder of data files (default: the run's own)"
+        )
+        subparser.add_argument("--device", choices=DEVICES, default="auto")
+        if name == "predict":
+            subparser.add_argument("--out", type=Path, help="where to write (default: RUN/predictions)")
+
+    table = add("table", commands.print_table, "Print the table of all runs in a folder beside the paper's.")
+    table.add_argument("out", nargs="?", type=Path, default=Path("runs"), help="default: %(default)s")
+    table.add_argument("--markdown", action="store_true", help="as Markdown")
+
+    figures = add("figures", commands.draw_figures, "Draw the figures of all runs in a folder.")
+    figures.add_argument("out", nargs="?", type=Path, default=Path("runs"), help="default: %(default)s")
+
+    demo = add("demo", commands.demo, "Train and score every row at a small schedule on the embedded corpus.")
+    demo.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="default: %(default)s, or the next free name"
+    )
+    demo.add_argument("--jobs", type=int, default=2, help="rows trained at a time (default: %(default)s)")
+    demo.add_argument("--weights", default=_DEFAULTS["weights"], help="default: %(default)s")
+    demo.add_argument("--device", choices=DEVICES, default="auto")
+    demo.add_argument("--iterations", type=int, default=commands.DEMO.iterations, help="default: %(default)s")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    def add(name: str, what: str, **options: Any) -> None:
+        shown = "all" if _DEFAULTS[name] is None else _DEFAULTS[name]
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, default=_DEFAULTS[name], help=f"{what} (default: {shown})", **options)
+
+    add(
+        "weights",
+        "a folder of the Hugging Face form, an installed package or a hub's name",
+        metavar="FOLDER|PACKAGE|HUB",
+    )
+    add("layers", "keep only the first encoder layers", type=int)
+    add("epochs", "epochs, each of which ends with an evaluation on dev", type=int)
+    add("iterations", "iterations an epoch; rows named -3x do three times as many", type=int)
+    add("batch_size", "examples of each task an iteration", type=int)
+    add("lr", "AdamW's learning rate", type=float)
+    add("seed", "seed of the data order, the heads, dropout and the surgery's order", type=int)
+    add("device", "where to compute", choices=DEVICES)
+    add("precision", "bf16 runs the forward under autocast", choices=PRECISIONS)
+    add("eval_batch_size", "examples a batch in evaluation", type=int)
+    add("train_eval_size", "train examples of each task that are scored beside dev", type=int)
+    add(
+        "probe_every",
+        "iterations between two measurements of the conflict and its null; 0 for none",
+        type=int,
+    )
+    add("checkpoint_every", "iterations between two checkpoints within an epoch; 0 for none", type=int)

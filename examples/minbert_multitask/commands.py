@@ -1,0 +1,157 @@
+"""What each command does, from its parsed options."""
+
+from argparse import Namespace
+from dataclasses import fields
+from pathlib import Path
+
+from . import figures, table
+from .data import load
+from .evaluate import METRICS, score
+from .experiments import EXPERIMENTS, Experiment, select
+from .inference import predict_split
+from .inputs import DataSource, Inputs
+from .parallel import run_all
+from .prediction_files import read_predictions, write_predictions
+from .results import RunResult, collect, write_summary
+from .run_folder import PREDICTIONS, REQUEST, FinishedRun, Job
+from .settings import Settings
+
+DEMO = Settings(
+    layers=3,
+    epochs=2,
+    iterations=20,
+    lr=2e-4,
+    train_eval_size=100,
+    probe_every=10,
+    checkpoint_every=0,
+)
+"""The demo's schedule: every row in under five minutes on two cores."""
+
+_UNITS = {"sst": "accuracy", "qqp": "accuracy", "sts": "Pearson", "overall": "mean"}
+
+
+def list_rows(_: Namespace) -> None:
+    """Prints every row and what it is."""
+    for row in EXPERIMENTS.values():
+        print(f"{row.name:<18} {row.what}{'' if row.in_paper else ' (not in the paper)'}")
+
+
+def train_rows(options: Namespace) -> None:
+    """Trains and scores rows, and prints the table of all runs in the folder."""
+    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+    rows = select(options.rows)
+    source = DataSource.find(options.data, options.out)
+    _run(
+        rows,
+        settings,
+        source,
+        options.out,
+        processes=options.jobs,
+        resume=options.resume,
+        keep_model=not options.discard_model,
+    )
+    _show(options.out)
+
+
+def evaluate_runs(options: Namespace) -> None:
+    """Prints the dev scores of runs, or of folders of prediction files, with their intervals."""
+    for folder in options.runs:
+        if (folder / REQUEST).exists() or options.data is None:
+            run = FinishedRun.open(folder, device=options.device, data=options.data)
+            predict, inputs = run.predict(("dev",))
+            predictions = predict_split(predict, inputs.tokens, "dev")
+        else:
+            predictions = read_predictions(folder, "dev", load(options.data, splits=("dev",)))
+        scores = score(predictions)
+        print(f"{folder}: dev, bootstrap 95 % intervals")
+        for metric in METRICS:
+            found = scores[metric]
+            interval = f"[{found.low:.3f}, {found.high:.3f}]"
+            flag = "  (a constant prediction)" if found.flagged else ""
+            print(f"  {metric:<8} {_UNITS[metric]:<9} {found.value:6.3f}  {interval}{flag}")
+
+
+def predict_runs(options: Namespace) -> None:
+    """Writes the prediction files of runs for dev and test, and prints their paths."""
+    for folder in options.runs:
+        out = folder / PREDICTIONS
+        if options.out is not None:
+            out = options.out / folder.name if len(options.runs) > 1 else options.out
+        run = FinishedRun.open(folder, device=options.device, data=options.data)
+        predict, inputs = run.predict(("dev", "test"))
+        for split in ("dev", "test"):
+            for path in write_predictions(predict_split(predict, inputs.tokens, split), split, out):
+                print(path)
+
+
+def print_table(options: Namespace) -> None:
+    """Prints the table of all runs in a folder or a summary."""
+    results = collect(options.out)
+    print(table.markdown_table(results) if options.markdown else table.text_table(results))
+
+
+def draw_figures(options: Namespace) -> None:
+    """Draws the figures of all runs in a folder or a summary, and prints their paths."""
+    results = collect(options.out)
+    folder = options.out.parent if options.out.is_file() else options.out
+    for path in figures.draw(results, folder / "figures"):
+        print(path)
+
+
+def demo(options: Namespace) -> None:
+    """Trains and scores every row at a small schedule on the embedded corpus; table, files and figures."""
+    out = _free_folder(options.out)
+    settings = Settings(
+        **{
+            **vars(DEMO),
+            "weights": options.weights,
+            "iterations": options.iterations,
+            "device": options.device,
+        }
+    )
+    rows = list(EXPERIMENTS.values())
+    _run(rows, settings, DataSource.find("demo", out), out, processes=options.jobs, keep_model=False)
+    _show(out)
+
+
+def _run(
+    rows: list[Experiment],
+    settings: Settings,
+    source: DataSource,
+    out: Path,
+    *,
+    processes: int,
+    resume: bool = False,
+    keep_model: bool,
+) -> list[RunResult]:
+    if processes < 1:
+        raise ValueError(f"jobs must be at least 1, got {processes}")
+    inputs = Inputs.load(source, settings.weights)
+    jobs = [
+        Job(
+            experiment=row,
+            settings=settings,
+            source=source,
+            folder=out / f"{row.name}-{settings.seed}",
+            resume=resume,
+            keep_model=keep_model,
+        )
+        for row in rows
+    ]
+    return run_all(jobs, inputs, processes=processes)
+
+
+def _show(out: Path) -> None:
+    """Prints the table of all runs in a folder, writes their summary and figures, and says where they are."""
+    results = collect(out)
+    print(table.text_table(results))
+    print()
+    for path in [*write_summary(results, out), *figures.draw(results, out / "figures")]:
+        print(path)
+    print(out / "*" / PREDICTIONS)
+
+
+def _free_folder(folder: Path) -> Path:
+    """Returns the folder, or the first of folder-2, folder-3 … that is not there yet."""
+    candidates = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 1000))]
+    return next(candidate for candidate in candidates if not candidate.exists())

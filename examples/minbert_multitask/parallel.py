@@ -1,0 +1,106 @@
+"""Several rows at once: one process a row, the longest first, one stream of progress."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.queues import Queue
+
+import torch
+
+from .inputs import Inputs
+from .progress import Bars, Event
+from .results import RunResult
+from .run import run
+from .run_folder import Job
+
+
+def run_all(jobs: list[Job], inputs: Inputs, *, processes: int) -> list[RunResult]:
+    """Runs every job and returns their results in the jobs' order.
+
+    Args:
+        jobs: The jobs; each has a folder of its own.
+        inputs: The data and the weights, which all jobs share.
+        processes: How many jobs run at a time; one job at a time runs in this process.
+
+    Raises:
+        ValueError: If a job's folder, settings or weights are at fault.
+        OSError: If a job cannot write, or its process was killed, for instance for want of memory.
+    """
+    for job in jobs:
+        job.check(inputs)
+    for job in jobs:
+        job.claim(inputs)
+    with Bars({job.folder.name: job.iterations for job in jobs}) as bars:
+        if processes == 1 or len(jobs) == 1:
+            return [run(job, inputs, bars.show) for job in jobs]
+        return _run_in_processes(jobs, inputs, bars, processes)
+
+
+def _run_in_processes(jobs: list[Job], inputs: Inputs, bars: Bars, processes: int) -> list[RunResult]:
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would copy torch's threads in the middle of their work
+    events: Queue[Event | None] = context.Queue()
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with (
+        _listening(events, bars),
+        ProcessPoolExecutor(processes, context, _prepare_process, (inputs, events, threads)) as pool,
+    ):
+        futures = {
+            pool.submit(_run_in_process, job): job.folder for job in sorted(jobs, key=_cost, reverse=True)
+        }
+        try:
+            results = {futures[future]: future.result() for future in as_completed(futures)}
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise ChildProcessError(
+                    "a process that trained a row was killed, perhaps for want of memory; "
+                    "go on with --resume and fewer --jobs"
+                ) from error
+            raise
+    return [results[job.folder] for job in jobs]
+
+
+def _cost(job: Job) -> float:
+    """Returns how long a job takes, in forwards and backwards; only the order of the jobs depends on it."""
+    passes = {"none": 0.0, "gse": 2.2}.get(job.experiment.update, 1.2)
+    return job.iterations * passes * (2.6 if job.experiment.smart else 1.0)
+
+
+_inputs: Inputs
+_events: "Queue[Event | None]"
+
+
+def _prepare_process(inputs: Inputs, events: "Queue[Event | None]", threads: int) -> None:
+    """Gives a process of the pool what all its jobs share, which is sent to it once."""
+    global _inputs, _events
+    _inputs, _events = inputs, events
+    torch.set_num_threads(threads)
+
+
+def _run_in_process(job: Job) -> RunResult:
+    return run(job, _inputs, _events.put)
+
+
+@contextmanager
+def _listening(events: "Queue[Event | None]", bars: Bars) -> Iterator[None]:
+    """Shows the events of all processes while the body runs."""
+
+    def listen() -> None:
+        while (event := events.get()) is not None:
+            bars.show(event)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        events.put(None)
+        thread.join(timeout=5)

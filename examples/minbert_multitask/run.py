@@ -1,0 +1,120 @@
+"""One run of one row, from its inputs to its result."""
+
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import gradsurgery
+import smartreg
+
+from . import checkpoint, memory
+from .bert import BertModel
+from .evaluate import score
+from .inference import predict_split, predictor
+from .inputs import Inputs
+from .model import MultitaskModel
+from .prediction_files import write_predictions
+from .progress import Event, Report
+from .results import DataInfo, RunResult, WeightsInfo
+from .run_folder import CHECKPOINT, PREDICTIONS, RESULT, Job, save_model
+from .settings import Settings
+from .train import Trainer
+from .zero_shot import zero_shot
+
+
+def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
+    """Trains and scores one row; writes its predictions, its model and last its result.
+
+    Args:
+        job: What to run, in a folder that it has claimed.
+        inputs: The data and the weights, which all jobs share.
+        report: Called with every step forward.
+
+    Raises:
+        ValueError: If the weights or the folder's checkpoint are at fault, or a loss is not finite.
+        OSError: If something cannot be read or written.
+    """
+    if (job.folder / RESULT).exists():
+        result = RunResult.load(job.folder / RESULT)
+        _report(
+            job, report, job.iterations, f"done before, dev overall {result.dev.overall.value:.3f}", last=True
+        )
+        return result
+    started = time.monotonic()
+    settings, device = job.settings, job.settings.torch_device()
+    memory.reset_peak(device)
+    torch.manual_seed(settings.seed)
+    encoder = BertModel.from_pretrained(inputs.weights, num_layers=settings.layers)
+    model = MultitaskModel(encoder, job.experiment).to(device)
+    trainer = None
+    if job.experiment.update == "none":
+        predict = zero_shot(model, inputs.tokens, settings)
+        dev = predict_split(predict, inputs.tokens, "dev")
+    else:
+        trainer = Trainer(
+            job.experiment,
+            settings,
+            model=model,
+            tokens=inputs.tokens,
+            report=lambda done, note: _report(job, report, done, note),
+        )
+        _train(trainer, job)
+        model.load_state_dict(trainer.best)
+        predict, dev = predictor(model, settings), trainer.best_dev
+    training_seconds = trainer.seconds if trainer else time.monotonic() - started
+    peak = memory.peak_bytes(device)
+    write_predictions(dev, "dev", job.folder / PREDICTIONS)
+    write_predictions(predict_split(predict, inputs.tokens, "test"), "test", job.folder / PREDICTIONS)
+    if job.keep_model:
+        save_model(model, inputs.tokenizer, job.folder)
+    result = RunResult(
+        row=job.experiment.name,
+        seed=settings.seed,
+        data=DataInfo.of(inputs.data_name, inputs.dataset),
+        weights=WeightsInfo(name=Path(settings.weights).name, layers=encoder.config.num_hidden_layers),
+        config=asdict(settings),
+        versions=_versions(settings),
+        epochs=tuple(trainer.epochs) if trainer else (),
+        best_epoch=trainer.best_epoch() if trainer else None,
+        dev=score(dev),
+        conflicts=tuple(trainer.conflicts) if trainer else (),
+        seconds=training_seconds,
+        peak_memory_bytes=peak,
+    )
+    result.save(job.folder / RESULT)
+    (job.folder / CHECKPOINT).unlink(missing_ok=True)
+    _report(job, report, job.iterations, f"dev overall {result.dev.overall.value:.3f}", last=True)
+    return result
+
+
+def _train(trainer: Trainer, job: Job) -> None:
+    path = job.folder / CHECKPOINT
+    if job.resume and path.exists():
+        try:
+            trainer.load_state_dict(checkpoint.load(path))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"{path} is another version's checkpoint ({error}); delete it to begin anew"
+            ) from error
+    trainer.train(save=lambda: checkpoint.save(trainer.state_dict(), path))
+
+
+def _report(job: Job, report: Report, done: int, note: str, *, last: bool = False) -> None:
+    report(Event(run=job.folder.name, done=done, total=job.iterations, note=note, finished=last))
+
+
+def _versions(settings: Settings) -> dict[str, str]:
+    device = settings.torch_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "gradsurgery": gradsurgery.__version__,
+        "smartreg": smartreg.__version__,
+        "device": f"{name}, {torch.get_num_threads()} threads",
+    }

@@ -1,0 +1,169 @@
+"""A run's folder: what it was asked for, its checkpoint, its predictions, its model, and last its result."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from . import weights
+from .bert import BertModel
+from .data import SPLITS
+from .experiments import Experiment, select
+from .files import write_atomically
+from .inference import Predictor, predictor
+from .inputs import DataSource, Inputs
+from .model import MultitaskModel
+from .results import RunResult
+from .settings import Settings
+from .tokenizer import Tokenizer
+from .train import epoch_iterations
+from .zero_shot import zero_shot
+
+REQUEST, CHECKPOINT, PREDICTIONS, RESULT = "run.json", "checkpoint.pt", "predictions", "result.json"
+_MODEL, _HEADS = "model", "heads.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One row to be run.
+
+    Attributes:
+        experiment: The row.
+        settings: How it is run.
+        source: Where its data is.
+        folder: Where the run is written.
+        resume: Go on from the folder's last checkpoint; a finished run is left as it is.
+        keep_model: Keep the best epoch's model in the folder.
+    """
+
+    experiment: Experiment
+    settings: Settings
+    source: DataSource
+    folder: Path
+    resume: bool = False
+    keep_model: bool = True
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the whole run; 1 for a row that trains nothing."""
+        return max(1, self.settings.epochs * epoch_iterations(self.experiment, self.settings))
+
+    def check(self, inputs: Inputs) -> None:
+        """Raises a ValueError if the folder holds a run, unless it is the same one and shall be resumed."""
+        path = self.folder / REQUEST
+        if not path.exists():
+            return
+        if not self.resume:
+            raise ValueError(
+                f"{self.folder} holds a run already; go on with --resume or choose another --out"
+            )
+        former = weights.read_json(path)
+        for name, asked in self._request(inputs).items():
+            had = former.get(name)
+            if had != asked:
+                raise ValueError(
+                    f"{self.folder} was begun with {name} {had}, got {asked}; resume with the former "
+                    "or choose another --out"
+                )
+
+    def claim(self, inputs: Inputs) -> None:
+        """Writes into the folder what is run there, and clears away what a killed run left half-written.
+
+        Raises:
+            OSError: If the disk is full or read-only.
+        """
+        for name in (CHECKPOINT, RESULT):
+            for stale in self.folder.glob(f".{name}.*"):
+                stale.unlink(missing_ok=True)
+        request = {**self._request(inputs), "data_folder": str(self.source.folder.resolve())}
+        write_atomically(self.folder / REQUEST, json.dumps(request, indent=1) + "\n")
+
+    def _request(self, inputs: Inputs) -> dict[str, Any]:
+        """Returns what decides the result, by which a resumed run is recognised."""
+        return {
+            "row": self.experiment.name,
+            "data": f"{self.source.name} {inputs.dataset.fingerprint}",
+            **self.settings.what_decides(),
+        }
+
+
+def save_model(model: MultitaskModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """Keeps a model in a run's folder: an encoder of the Hugging Face form, with the heads beside it."""
+    heads = {name: value.detach().cpu().contiguous() for name, value in model.heads.state_dict().items()}
+    write_atomically(folder / _MODEL / _HEADS, safetensors.torch.save(heads))
+    weights.save_pretrained(model.encoder, tokenizer, folder / _MODEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A run that has ended, read from its folder.
+
+    Attributes:
+        folder: The folder.
+        experiment: The row.
+        settings: How it was run, on the device asked for now.
+        source: Its data, or other data asked for now.
+    """
+
+    folder: Path
+    experiment: Experiment
+    settings: Settings
+    source: DataSource
+
+    @classmethod
+    def open(cls, folder: Path, *, device: str, data: Path | None = None) -> "FinishedRun":
+        """Reads what was run in a folder.
+
+        Args:
+            folder: The folder.
+            device: Where to compute, as in :class:`Settings`.
+            data: A folder of data files instead of the run's own.
+
+        Raises:
+            ValueError: If the folder holds no finished run.
+        """
+        if not (folder / REQUEST).is_file() or not (folder / RESULT).is_file():
+            raise ValueError(f"{folder} holds no finished run; give a folder that `minbert train` made")
+        result = RunResult.load(folder / RESULT)
+        (experiment,) = select([result.row])
+        try:
+            settings = replace(Settings(**{**result.config, "device": "cpu"}), device=device)
+        except TypeError as error:
+            raise ValueError(
+                f"{folder / RESULT} has unknown settings ({error}); train the row again"
+            ) from error
+        source = DataSource(result.data.name, Path(weights.read_json(folder / REQUEST)["data_folder"]))
+        if data is not None:
+            source = DataSource(data.resolve().name, data)
+        return cls(folder=folder, experiment=experiment, settings=settings, source=source)
+
+    def predict(self, splits: Sequence[str] = SPLITS) -> tuple[Predictor, Inputs]:
+        """Returns the predictor of the best epoch's model, and the inputs to predict on.
+
+        Args:
+            splits: The splits that will be predicted.
+
+        Raises:
+            ValueError: If the run's data or model is gone or at fault.
+        """
+        trained = self.experiment.update != "none"
+        source: str | Path = self.folder / _MODEL if trained else self.settings.weights
+        heads = self.folder / _MODEL / _HEADS
+        if trained and not heads.is_file():
+            raise ValueError(f"{self.folder} has no model; train the row again without --discard-model")
+        needed = splits if trained else ("train", *splits)
+        inputs = Inputs.load(self.source, source, splits=needed)
+        layers = None if trained else self.settings.layers
+        model = MultitaskModel(BertModel.from_pretrained(inputs.weights, num_layers=layers), self.experiment)
+        model.to(self.settings.torch_device())
+        if not trained:
+            return zero_shot(model, inputs.tokens, self.settings), inputs
+        try:
+            model.heads.load_state_dict(safetensors.torch.load_file(heads))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{heads} is damaged or another row's ({error}); train the row again") from error
+        return predictor(model, self.settings), inputs
