@@ -103,7 +103,7 @@ _ROWS = (
     ),
     Experiment(
         name="smart-library",
-        what="smart as the smart-pytorch package computes it",
+        what="smart, its perturbation found as the smart-pytorch package does",
         update="sum",
         smart="smart-pytorch",
         in_paper=False,

@@ -1,17 +1,18 @@
 """The heads over the sentence embeddings: each turns embeddings into outputs, a loss and predictions.
 
-Every head is a module with the same four parts: ``forward(*embeddings) -> outputs``, ``loss(outputs, labels)``
-(a batch mean), ``predict(outputs)`` (what a prediction file holds) and ``divergence`` (what SMART compares outputs with).
-D is the encoder's hidden size, B the batch.
+Every head is a module with the same four parts: ``forward(*embeddings)`` gives the outputs,
+``loss(outputs, labels)`` a batch mean, ``predict(outputs)`` what a prediction file holds; ``divergence`` is what
+SMART compares outputs with. D is the encoder's hidden size, B the batch.
 """
 
 from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from smartreg import bernoulli_symmetric_kl, squared_error, symmetric_kl
 from smartreg.divergences import Divergence
-from torch import Tensor, nn
 
 from .experiments import SimilarityHeadName
 
@@ -49,14 +50,17 @@ class SentimentHead(Head):
         self.linear = nn.Linear(hidden_size, NUM_SENTIMENTS)
 
     def forward(self, *embeddings: Tensor) -> Tensor:
+        """Returns the logits of one embedding, ``(B, 5)``."""
         (sentence,) = embeddings
         logits: Tensor = self.linear(self.dropout(sentence))  # (B, 5)
         return logits
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Returns the cross entropy of sentiments 0 to 4."""
         return F.cross_entropy(outputs, labels.long())
 
     def predict(self, outputs: Tensor) -> Tensor:
+        """Returns the likeliest sentiments."""
         return outputs.argmax(dim=-1)
 
 
@@ -71,13 +75,16 @@ class ParaphraseHead(Head):
         self.linear = nn.Linear(2 * hidden_size, 1)
 
     def forward(self, *embeddings: Tensor) -> Tensor:
+        """Returns the logits of two embeddings, ``(B,)``."""
         logits: Tensor = self.linear(self.dropout(torch.cat(embeddings, dim=-1)))  # (B, 1)
         return logits.squeeze(-1)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Returns the binary cross entropy of labels 0 and 1."""
         return F.binary_cross_entropy_with_logits(outputs, labels.to(outputs.dtype))
 
     def predict(self, outputs: Tensor) -> Tensor:
+        """Returns 1 where a paraphrase is the likelier."""
         return (outputs > 0).long()
 
 
@@ -85,7 +92,8 @@ class SquaredErrorHead(Head):
     """A regression head: its outputs are the predictions."""
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        return F.mse_loss(outputs, labels.to(outputs.dtype))
+        """Returns the mean squared error, of labels in their own precision under autocast too."""
+        return (outputs - labels).square().mean()
 
 
 class LinearSimilarity(SquaredErrorHead):
@@ -96,20 +104,24 @@ class LinearSimilarity(SquaredErrorHead):
         self.linear = nn.Linear(2 * hidden_size, 1)
 
     def forward(self, *embeddings: Tensor) -> Tensor:
+        """Returns the similarities of two embeddings, ``(B,)``."""
         similarity: Tensor = self.linear(torch.cat(embeddings, dim=-1))  # (B, 1)
         return similarity.squeeze(-1)
 
 
 class CosineEmbeddingSimilarity(Head):
-    """No parameters: ``CosineEmbeddingLoss`` (margin 0), the label +1 from a similarity of 2.5 on, else -1."""
+    """No parameters: ``CosineEmbeddingLoss``, margin 0, the label +1 from a similarity of 2.5 on, else -1."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
 
     def forward(self, *embeddings: Tensor) -> Tensor:
-        return F.cosine_similarity(*embeddings, dim=-1)  # (B,)
+        """Returns the cosines of two embeddings, ``(B,)``."""
+        first, second = embeddings
+        return F.cosine_similarity(first, second, dim=-1)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Returns the mean of ``1 - cos`` where the label is +1, ``max(0, cos)`` where it is -1."""
         alike = labels >= MAX_SIMILARITY / 2
         return torch.where(alike, 1.0 - outputs, outputs.clamp(min=0.0)).mean()
 
@@ -123,8 +135,9 @@ class CosineFeaturesSimilarity(SquaredErrorHead):
         self.linear = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, *embeddings: Tensor) -> Tensor:
+        """Returns the similarities of two embeddings, ``(B,)``."""
         first, second = (self.linear(self.dropout(embedding)) for embedding in embeddings)
-        return MAX_SIMILARITY * torch.sigmoid(20.0 * F.cosine_similarity(first, second, dim=-1))  # (B,)
+        return MAX_SIMILARITY * torch.sigmoid(20.0 * F.cosine_similarity(first, second, dim=-1))
 
 
 class CosineBesideSimilarity(SquaredErrorHead):
@@ -136,8 +149,10 @@ class CosineBesideSimilarity(SquaredErrorHead):
         self.linear = nn.Linear(2 * hidden_size + 1, 1)
 
     def forward(self, *embeddings: Tensor) -> Tensor:
-        cosine = F.cosine_similarity(*embeddings, dim=-1).unsqueeze(-1)  # (B, 1)
-        similarity: Tensor = self.linear(self.dropout(torch.cat([*embeddings, cosine], dim=-1)))  # (B, 1)
+        """Returns the similarities of two embeddings, ``(B,)``."""
+        first, second = embeddings
+        cosine = F.cosine_similarity(first, second, dim=-1).unsqueeze(-1)  # (B, 1)
+        similarity: Tensor = self.linear(self.dropout(torch.cat([first, second, cosine], dim=-1)))  # (B, 1)
         return similarity.squeeze(-1)
 
 

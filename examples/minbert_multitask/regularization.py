@@ -22,7 +22,9 @@ def task_loss(model: MultitaskModel, experiment: Experiment) -> TaskLoss:
 
     if experiment.smart is None:
         return plain
-    regularizers = {task: SMART(preset=experiment.smart, divergence=model.head(task).divergence) for task in TASKS}
+    regularizers = {
+        task: SMART(preset=experiment.smart, divergence=model.head(task).divergence) for task in TASKS
+    }
 
     def smooth(task: str, batch: Batch) -> Tensor:
         embeddings, masks = model.embed(batch)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from gradsurgery import GSE, PCGrad
 from torch import Tensor
 from torch.optim import Optimizer
+
+from gradsurgery import GSE, PCGrad
 
 from .experiments import Update
 
@@ -32,6 +33,7 @@ class SeparateUpdates(Updater):
     """A whole update for each task, one after the other: the paper's baseline."""
 
     def step(self, losses: Losses) -> None:
+        """Makes one update a task, in the losses' order; each sees what the one before it changed."""
         for loss in losses.values():
             self.optimizer.zero_grad()
             loss().backward()  # type: ignore[no-untyped-call]
@@ -42,6 +44,7 @@ class SummedUpdate(Updater):
     """One update with the gradient of the summed loss, its terms back-propagated one by one."""
 
     def step(self, losses: Losses) -> None:
+        """Makes one update."""
         self.optimizer.zero_grad()
         for loss in losses.values():
             loss().backward()  # type: ignore[no-untyped-call]
@@ -56,6 +59,7 @@ class SurgeryUpdate(Updater):
         self.surgery = optimizer
 
     def step(self, losses: Losses) -> None:
+        """Makes one update with PCGrad, two with GSE."""
         self.surgery.zero_grad()
         self.surgery.backward(losses)
         self.surgery.step()

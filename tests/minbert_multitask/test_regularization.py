@@ -1,0 +1,160 @@
+"""The loss of a row: the head's, and with SMART five times the penalty of the algorithm written out."""
+
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+from minbert_multitask.batches import Batch
+from minbert_multitask.bert import BertConfig, BertModel
+from minbert_multitask.experiments import EXPERIMENTS
+from minbert_multitask.model import MultitaskModel
+from minbert_multitask.regularization import task_loss
+
+TASKS = ("sst", "qqp", "sts")
+CONFIG = BertConfig(
+    vocab_size=20,
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=12,
+    max_position_embeddings=16,
+    initializer_range=0.3,
+)
+EPSILON, STEP, NOISE = 1e-5, 1e-3, 1e-5
+
+
+def model_of(row):
+    torch.manual_seed(0)
+    return MultitaskModel(BertModel(CONFIG), EXPERIMENTS[row]).double().eval()
+
+
+def batch_of(task):
+    generator = torch.Generator().manual_seed(1)
+    ids, ids2 = torch.randint(4, 20, (2, 3, 6), generator=generator)
+    mask, mask2 = torch.ones(2, 3, 6, dtype=torch.long)
+    for each, lengths in ((mask, (6, 2, 4)), (mask2, (3, 6, 1))):
+        for row, length in enumerate(lengths):
+            each[row, length:] = 0
+    pair = {} if task == "sst" else {"input_ids2": ids2, "attention_mask2": mask2}
+    labels = {"sst": [4.0, 0.0, 2.0], "qqp": [1.0, 0.0, 1.0], "sts": [0.5, 5.0, 3.3]}
+    return Batch(
+        ids=("a", "b", "c"), labels=torch.tensor(labels[task]), input_ids=ids, attention_mask=mask, **pair
+    )
+
+
+def plain_divergence(task, perturbed, clean):
+    if task == "sts":
+        return ((perturbed - clean) ** 2).mean()
+    if task == "qqp":
+        perturbed, clean = (
+            torch.stack([logits, torch.zeros_like(logits)], -1) for logits in (perturbed, clean)
+        )
+    log_p, log_q = perturbed.log_softmax(-1), clean.log_softmax(-1)
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean()
+
+
+def plain_terms(model, task, batch, *, project=True):
+    """The task's loss and SMART's penalty, from torch's generator as it is."""
+    embeddings, masks = model.embed(batch)
+    clean = model.outputs(task, embeddings, masks)
+    loss = model.head(task).loss(clean, batch.labels)
+    x, real = ((embeddings,), (masks,)) if task == "sst" else (embeddings, masks)
+    real = [mask.unsqueeze(-1).double() for mask in real]
+
+    def divergence(deltas, x, clean):
+        moved = tuple(each + delta for each, delta in zip(x, deltas, strict=True))
+        return plain_divergence(task, model.outputs(task, moved[0] if task == "sst" else moved, masks), clean)
+
+    deltas = [torch.randn_like(each) * NOISE * mask for each, mask in zip(x, real, strict=True)]
+    if project:
+        deltas = [delta.clamp(-EPSILON, EPSILON) for delta in deltas]
+    leaves = [delta.detach().requires_grad_() for delta in deltas]
+    g = torch.autograd.grad(divergence(leaves, [each.detach() for each in x], clean.detach()), leaves)
+    g = [gradient * mask for gradient, mask in zip(g, real, strict=True)]
+    if project:  # the paper's step, its norm over all of a sample
+        for b in range(3):
+            norm = max(float(gradient[b].abs().max()) for gradient in g)
+            for delta, gradient in zip(deltas, g, strict=True):
+                delta[b] = (delta[b] + STEP * gradient[b] / norm).clamp(-EPSILON, EPSILON)
+    else:  # smart-pytorch's, its norm over a token, and 1e-6 against a division by zero
+        steps = [delta + STEP * gradient for delta, gradient in zip(deltas, g, strict=True)]
+        deltas = [step / (step.abs().amax(-1, keepdim=True) + 1e-6) for step in steps]
+    return loss, divergence(deltas, x, clean)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("row", ["multitask", "cosine-2d+1-mean"])
+def test_without_smart_the_loss_is_the_heads(row, task):
+    model, batch = model_of(row), batch_of(task)
+    expected = model.head(task).loss(model(task, batch), batch.labels)
+    assert torch.equal(task_loss(model, EXPERIMENTS[row])(task, batch), expected)
+
+
+@pytest.mark.parametrize("weight", [5.0, 1e9])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("row", ["smart", "smart-gse", "smart-library"])
+def test_with_smart_the_penalty_is_the_algorithms_written_out(row, task, weight):
+    experiment, model, batch = replace(EXPERIMENTS[row], smart_weight=weight), model_of(row), batch_of(task)
+    parameters = list(model.parameters())
+    torch.manual_seed(5)
+    found = task_loss(model, experiment)(task, batch)
+    torch.manual_seed(5)
+    loss, penalty = plain_terms(model, task, batch, project=row != "smart-library")
+    assert penalty > 1e-18
+    # With λ = 1e9 the penalty is most of it, with 5 the loss is.
+    torch.testing.assert_close(found, loss + weight * penalty, rtol=1e-5 if weight > 5 else 1e-12, atol=0)
+    torch.testing.assert_close((found - loss) / weight, penalty, rtol=1e-4, atol=1e-15)
+    gradients = (
+        torch.autograd.grad(x, parameters, allow_unused=True) for x in (found, loss + weight * penalty)
+    )
+    ours, theirs = (torch.cat([g.flatten() for g in each if g is not None]) for each in gradients)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6 * float(theirs.abs().max()))
+
+
+def test_the_row_of_the_table_weighs_the_penalty_with_five():
+    assert EXPERIMENTS["smart"].smart_weight == 5.0
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("row", "forwards"), [("multitask", 1), ("smart", 3), ("smart-library", 3)])
+def test_the_loss_and_the_penalty_share_one_clean_forward(row, task, forwards):
+    model, batch = model_of(row), batch_of(task)
+    encoder = model.encoder
+    with (
+        patch.object(encoder, "encode", wraps=encoder.encode) as encode,
+        patch.object(encoder, "embed", wraps=encoder.embed) as embed,
+        patch.object(model.head(task), "loss", wraps=model.head(task).loss) as loss,
+    ):
+        task_loss(model, EXPERIMENTS[row])(task, batch)
+    assert encode.call_count == forwards  # clean, and for SMART the inner step's and the perturbed one
+    assert embed.call_count == loss.call_count == 1
+
+
+def test_in_training_the_loss_is_that_of_the_clean_forward_with_its_dropout():
+    model, batch = model_of("smart").train(), batch_of("sst")
+    seen = []
+    real = model.head("sst").loss
+    with patch.object(
+        model.head("sst"), "loss", lambda outputs, labels: seen.append(outputs) or real(outputs, labels)
+    ):
+        torch.manual_seed(5)
+        task_loss(model, EXPERIMENTS["smart"])("sst", batch)
+    torch.manual_seed(5)
+    torch.testing.assert_close(seen[0], model("sst", batch))  # the first forward after the seed
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_is_left_behind_and_everything_is_reached(task):
+    model, batch = model_of("smart").train(), batch_of(task)
+    loss = task_loss(model, EXPERIMENTS["smart"])(task, batch)
+    assert all(p.grad is None for p in model.parameters())
+    loss.backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None}
+    expected = {
+        n for n, _ in model.named_parameters() if n.startswith(("encoder.embeddings", "encoder.encoder"))
+    }
+    expected |= {f"heads.{task}.{n}" for n, _ in model.head(task).named_parameters()}
+    assert reached == expected
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert model.training
