@@ -1,8 +1,8 @@
 """The heads over the sentence embeddings: each turns embeddings into outputs, a loss and predictions.
 
 Every head is a module with the same four parts: ``forward(*embeddings)`` gives the outputs,
-``loss(outputs, labels)`` a batch mean, ``predict(outputs)`` what a prediction file holds; ``divergence`` is what
-SMART compares outputs with. D is the encoder's hidden size, B the batch.
+``loss(outputs, labels)`` a batch mean, ``predict(outputs)`` what a prediction file holds; ``divergence`` is
+what SMART compares outputs with. D is the encoder's hidden size, B the batch.
 """
 
 from abc import abstractmethod
