@@ -1,0 +1,51 @@
+"""What becomes of the embeddings of a call."""
+
+import math
+
+import torch
+
+from smartreg.inputs import Inputs
+
+
+def test_a_sum_is_differentiable_in_the_embeddings_and_in_the_perturbation():
+    x, delta = (torch.randn(2, 3, 4, requires_grad=True) for _ in range(2))
+    moved = Inputs.check(x, None).add([delta])
+    assert torch.equal(moved, x + delta)
+    moved.square().sum().backward()
+    assert torch.equal(x.grad, delta.grad)
+    assert torch.equal(x.grad, 2 * moved.detach())
+
+
+def test_a_sum_keeps_the_embeddings_type_and_structure():
+    x, delta = torch.ones(2, 3, dtype=torch.bfloat16), torch.full((2, 3), 0.25)
+    for embeddings in (x, (x, x)):
+        inputs = Inputs.check(embeddings, None)
+        moved = inputs.add([delta] * len(inputs.tensors))
+        assert type(moved) is type(embeddings)
+        assert all(
+            m.dtype == x.dtype and torch.equal(m.float(), x.float() + delta) for m in moved if m.dim() == 2
+        )
+
+
+def test_masked_positions_are_zero_whatever_was_there():
+    mask = torch.tensor([[1, 0], [0, 0]])
+    inputs = Inputs.check((torch.ones(2, 2, 3), torch.ones(2, 4)), (mask, None))
+    first, second = inputs.keep([torch.full((2, 2, 3), math.nan), torch.full((2, 4), math.nan)])
+    assert torch.equal(first.isnan(), mask.bool().unsqueeze(-1).expand(2, 2, 3))
+    assert not first[~first.isnan()].any()
+    assert second.isnan().all()
+
+
+def test_leaves_gather_the_gradients_of_attached_embeddings_only():
+    attached = torch.ones(2, 3, requires_grad=True) * 2
+    leaves = Inputs.check((attached, torch.ones(2, 3)), None).leaves()
+    assert [t.requires_grad for t in leaves.tensors] == [True, False]
+    assert all(t.is_leaf for t in leaves.tensors)
+
+
+def test_autocast_widens_half_precision_and_nothing_else():
+    x = torch.ones(2, 3, dtype=torch.bfloat16)
+    assert Inputs.check(x, None).tensors[0].dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        types = [Inputs.check(t, None).tensors[0].dtype for t in (x, x.float(), x.double())]
+    assert types == [torch.float32, torch.float32, torch.float64]
