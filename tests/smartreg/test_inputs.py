@@ -18,13 +18,11 @@ def test_a_sum_is_differentiable_in_the_embeddings_and_in_the_perturbation():
 
 def test_a_sum_keeps_the_embeddings_type_and_structure():
     x, delta = torch.ones(2, 3, dtype=torch.bfloat16), torch.full((2, 3), 0.25)
-    for embeddings in (x, (x, x)):
-        inputs = Inputs.check(embeddings, None)
-        moved = inputs.add([delta] * len(inputs.tensors))
-        assert type(moved) is type(embeddings)
-        assert all(
-            m.dtype == x.dtype and torch.equal(m.float(), x.float() + delta) for m in moved if m.dim() == 2
-        )
+    moved = Inputs.check(x, None).add([delta])
+    pair = Inputs.check((x, x), None).add([delta, -delta])
+    assert isinstance(pair, tuple)
+    for each, value in zip((moved, *pair), (1.25, 1.25, 0.75), strict=True):
+        assert torch.equal(each, torch.full((2, 3), value, dtype=torch.bfloat16))
 
 
 def test_masked_positions_are_zero_whatever_was_there():
