@@ -1,0 +1,68 @@
+"""The algorithm as the paper prints it, losses with prescribed gradients, and strategies for both."""
+
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import nn
+
+QUARTER = settings(max_examples=settings().max_examples // 4)
+
+
+def algorithm1(rows, order):
+    """Yu et al. 2020, Algorithm 1, on whole vectors in float64.
+
+    Args:
+        rows: The task gradients, (T, P).
+        order: For each task, the others in their order.
+    """
+    rows = [row.double() for row in rows]
+    total = torch.zeros_like(rows[0])
+    for i, own in enumerate(rows):
+        g = own.clone()
+        for j in order[i]:
+            product = torch.dot(g, rows[j])
+            if product < 0:
+                g = g - product / torch.dot(rows[j], rows[j]) * rows[j]
+        total += g
+    return total
+
+
+def parameters_like(row, sizes=None, dtype=None):
+    """Returns zero parameters whose concatenation is as long as the row."""
+    sizes = [len(row)] if sizes is None else sizes
+    return [nn.Parameter(torch.zeros(n, dtype=dtype or row.dtype)) for n in sizes]
+
+
+def losses_with(rows, parameters):
+    """Returns losses whose gradients, over all the parameters, are the rows (T, P)."""
+    sizes = [p.numel() for p in parameters]
+    return [
+        sum((p * part).sum() for p, part in zip(parameters, row.split(sizes), strict=True)) for row in rows
+    ]
+
+
+def operate(method, rows, *, sizes=None, **options):
+    """Returns the combined gradient (P,) of rows (T, P), and the optimizer that made it."""
+    parameters = parameters_like(rows[0], sizes)
+    optimizer = method(torch.optim.SGD(parameters, lr=1.0), **options)
+    optimizer.backward(losses_with(rows, parameters))
+    return torch.cat([p.grad for p in parameters]), optimizer
+
+
+def matrices(*, tasks=(1, 5), width=(1, 12), dtype=torch.float64, low=-4.0):
+    """Strategy of task gradients (T, P), with zeros, equal rows and opposite rows among them."""
+
+    @st.composite
+    def draw_matrix(draw):
+        t, p = draw(st.integers(*tasks)), draw(st.integers(*width))
+        element = st.one_of(st.sampled_from([low, 0.0, 1.0]), st.floats(low, 4.0, width=16))
+        rows = [draw(st.lists(element, min_size=p, max_size=p)) for _ in range(t)]
+        for k in range(1, t):
+            kind = draw(st.sampled_from(["own", "own", "own", "equal", "opposite"]))
+            if kind == "equal":
+                rows[k] = list(rows[0])
+            elif kind == "opposite" and low < 0:
+                rows[k] = [-x for x in rows[0]]
+        return torch.tensor(rows, dtype=dtype)
+
+    return draw_matrix()
