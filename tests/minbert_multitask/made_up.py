@@ -1,9 +1,10 @@
-"""Results as training leaves them, made up from a seed, for the tests of the table and the figures."""
+"""Results as training leaves them, made up from a seed, and what figures draw of them."""
 
 from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
+from minbert_multitask.comparable import comparable
 from minbert_multitask.evaluate import Score, Scores
 from minbert_multitask.experiments import EXPERIMENTS
 from minbert_multitask.results import ConflictSample, DataInfo, Epoch, RunResult, WeightsInfo
@@ -73,3 +74,17 @@ def scores(generator):
 
 def interval(value, generator):
     return Score(value, value - generator.uniform(0.01, 0.05), value + generator.uniform(0.01, 0.05))
+
+
+def figure_of(draw_one, results):
+    (group,) = comparable(results)
+    return draw_one(group)
+
+
+def panels(figure):
+    """Returns the panels that hold data, in reading order."""
+    return [axes for axes in figure.axes if axes.axison]
+
+
+def lines(axes, label):
+    return [np.array(line.get_data(), dtype=float) for line in axes.lines if line.get_label() == label]
