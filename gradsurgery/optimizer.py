@@ -197,7 +197,7 @@ class GradientSurgery(OptimizerWrapper):
         parameters = self._parameters()
         for parameter in parameters:
             parameter.grad = None
-        with distributed.unsynchronized():
+        with torch.enable_grad(), distributed.unsynchronized():
             for name, task in tasks:
                 differentiate(name, task, parameters)
         total = TaskGradients()

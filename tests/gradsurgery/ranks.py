@@ -22,8 +22,8 @@ class Model(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.trunk = nn.Linear(6, 5).double()
-        self.heads = nn.ModuleList(nn.Linear(5, 1).double() for _ in range(T))
+        self.trunk = nn.Linear(6, 3).double()
+        self.heads = nn.ModuleList(nn.Linear(3, 1).double() for _ in range(T))
 
     def forward(self, x, k):
         return self.heads[k](torch.tanh(self.trunk(x)))
@@ -39,7 +39,7 @@ class OneHead(Model):
 
 def batch(step, k, rank=None, world=1):
     """Returns the joined batch, or a rank's part of it."""
-    generator = torch.Generator().manual_seed(100 * step + k)
+    generator = torch.Generator().manual_seed(12_000 + 100 * step + k)
     x = torch.randn(BATCH, 6, generator=generator).double()
     y = 3 * torch.randn(BATCH, 1, generator=generator).double()
     part = slice(None) if rank is None else slice(rank * BATCH // world, (rank + 1) * BATCH // world)
@@ -78,62 +78,117 @@ def adam_gse(module, seed=5, **options):
     return GSE(PCGrad(torch.optim.Adam(module.parameters(), lr=LR), generator=generator), **options)
 
 
+class Branching(Model):
+    """Only the first rank's forward of task 2 reaches its head."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank = rank
+
+    def forward(self, x, k):
+        if k == 2 and self.rank != 0:
+            return torch.tanh(self.trunk(x)).sum(1, keepdim=True)
+        return super().forward(x, k)
+
+
+def branching_loss(model, step, world):
+    """Returns the joined loss of task 2 of the ranks' Branching models, on one process."""
+    losses = []
+    for rank in range(world):
+        model.rank = rank
+        losses.append(loss(model, batch(step, 2, rank, world), 2))
+    return sum(losses) / world
+
+
+def own_backward(module, data):
+    def task(k):
+        def back_propagate():
+            loss(module, data(0, k), k).backward()
+
+        return back_propagate
+
+    return [task(k) for k in range(T)]
+
+
 def scenarios(rank, world):
+    """Yields a name and what this rank's parameters, or their gradients, have become."""
+
     def part(step, k):
         return batch(step, k, rank, world)
 
     def ddp(model=Model, **options):
         return nn.parallel.DistributedDataParallel(model(), **options)
 
-    def sharded():
+    def sharded(mesh=None):
         from torch.distributed.fsdp import fully_shard
 
         model = Model()
-        fully_shard(model.trunk)
-        return fully_shard(model)
-
-    def gathered(parameters):
-        return [p.full_tensor() for p in parameters]
+        fully_shard(model.trunk, mesh=mesh)
+        return fully_shard(model, mesh=mesh)
 
     seed = 5 if rank == 0 else 77  # the ranks' generators differ: the first rank's must count
-
-    module = ddp()
-    yield "ddp callables", train(module, pcgrad(module, seed), part)
-    assert module.require_backward_grad_sync
-    module = ddp(gradient_as_bucket_view=True)
-    yield "ddp bucket views", train(module, pcgrad(module, seed), part)
-    module = ddp()
-    yield "ddp tensors", train(module, pcgrad(module, seed), part, kind="tensors")
-    module = ddp(find_unused_parameters=True)
-    yield "ddp unused tensors", train(module, pcgrad(module, seed), part, kind="tensors")
-    module = ddp(OneHead)
-    yield "one head tensors", train(module, pcgrad(module, seed), part, kind="tensors")
-    module = ddp(OneHead)
-    yield "one head callables", train(module, pcgrad(module, seed), part)
-    module = ddp()
-    yield "ddp accumulate", train(module, pcgrad(module, seed), part, accumulate=True)
-    module = ddp()
-    yield "ddp gse recompute", train(module, adam_gse(module, seed), part)
+    for name, module, kind in [
+        ("ddp callables", ddp(), "callables"),
+        ("ddp bucket views callables", ddp(gradient_as_bucket_view=True), "callables"),
+        ("ddp tensors", ddp(), "tensors"),
+        ("ddp unused tensors", ddp(find_unused_parameters=True), "tensors"),
+        ("one head callables", ddp(OneHead), "callables"),
+        ("one head tensors", ddp(OneHead), "tensors"),
+        ("replicas callables", Model(), "callables"),
+        ("fsdp callables", sharded(), "callables"),
+        ("fsdp tensors", sharded(), "tensors"),
+        (
+            "hsdp callables",
+            sharded(dist.init_device_mesh("cpu", (world, 1), mesh_dim_names=("replicas", "shards"))),
+            "callables",
+        ),
+    ]:
+        yield name, train(module, pcgrad(module, seed), part, kind=kind)
+        assert getattr(module, "require_backward_grad_sync", True)  # put back
+    for name, module in [("ddp", ddp()), ("fsdp", sharded())]:
+        yield f"{name} accumulate", train(module, pcgrad(module, seed), part, accumulate=True)
+    for name, module in [("ddp", ddp()), ("fsdp", sharded())]:
+        yield f"{name} gse recompute", train(module, adam_gse(module, seed), part)
     module = ddp()
     yield "ddp gse reuse", train(module, adam_gse(module, seed, second_update="reuse"), part)
+
+    module = ddp()
+    optimizer = pcgrad(module, seed)
+    optimizer.backward(own_backward(module, part))
+    yield "own backward", [p.grad for p in module.parameters()]
+
+    module = Branching(rank)
+    optimizer = pcgrad(module, seed)
+    optimizer.backward([lambda k=k: loss(module, part(0, k), k) for k in range(T)])
+    yield "branching", [p.grad for p in module.parameters()]
+
     module = Model()
-    yield "replicas", train(module, pcgrad(module, seed), part)
-    module = sharded()
-    yield "fsdp callables", gathered(train(module, pcgrad(module, seed), part))
-    module = sharded()
-    yield "fsdp gse recompute", gathered(train(module, adam_gse(module, seed), part))
-    module = sharded()
-    yield "fsdp tensors", gathered(train(module, pcgrad(module, seed), part, kind="tensors"))
+    names = "ab" if rank == 0 else "ba"
+    try:
+        pcgrad(module).backward({name: lambda: loss(module, part(0, 0), 0) for name in names})
+    except ValueError as error:
+        yield "other tasks", str(error)
+
+    alone = dist.new_group([0])
+    if rank == 0:
+        module = Model()
+        yield "alone", train(module, pcgrad(module, process_group=alone), batch)
 
 
 def main(rank, world, folder):
-    init = f"file://{folder / 'rendezvous'}"
     dist.init_process_group(
-        "gloo", init_method=init, rank=rank, world_size=world, timeout=timedelta(seconds=60)
+        "gloo",
+        init_method=f"file://{folder / 'rendezvous'}",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=60),
     )
-    results = {}
-    for name, weights in scenarios(rank, world):
-        results[name] = weights
+    results = {
+        name: [getattr(t, "full_tensor", lambda t=t: t)() for t in result]
+        if isinstance(result, list)
+        else result
+        for name, result in scenarios(rank, world)
+    }
     torch.save(results, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
