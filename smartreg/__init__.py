@@ -1,6 +1,7 @@
 """SMART, the smoothness-inducing adversarial regularizer."""
 
 from .backward import SmartTerms
+from .diagnosis import Diagnosis
 from .divergences import bernoulli_symmetric_kl, jensen_shannon, kl, squared_error, symmetric_kl
 from .embeddings import EmbeddingFunction
 from .proximal import BregmanProximalPoint
@@ -10,6 +11,7 @@ from .rng import RNGState
 __all__ = [
     "SMART",
     "BregmanProximalPoint",
+    "Diagnosis",
     "EmbeddingFunction",
     "RNGState",
     "SmartTerms",

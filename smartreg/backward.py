@@ -35,40 +35,58 @@ class SmartTerms:
     outputs: Any
 
 
-def two_phase_backward(
-    smart: "SMART",
+def backward(
+    self: "SMART",
     forward: Callable[[Embeddings], Outputs],
     embeddings: Embeddings,
     loss: Callable[[Any], Tensor],
     *,
     weight: float,
-    mask: Mask,
-    output_mask: OutputMask,
-    scale: Scale | None,
+    mask: Mask = None,
+    output_mask: OutputMask = None,
+    scale: Scale | None = None,
 ) -> SmartTerms:
-    """Carries out :meth:`SMART.backward`.
+    """Adds the gradients of ``L + λ R`` to ``.grad``, with one forward's activations alive at a time.
+
+    They equal those of ``outputs, R = smart.penalize(...)`` and ``(loss(outputs) + λ R).backward()``, which
+    holds two forwards' activations. The price is one forward more, and none with ``detach_clean``.
 
     R depends on the parameters through ``f(x + δ)`` and through ``f(x)``. The first phase stops at
     ``f(x) = o``, a leaf, and leaves ``∂λR/∂o`` there; the second computes ``f(x)`` once more, with the same
     random numbers, and carries ``∂L/∂o + ∂λR/∂o`` on.
+
+    Args:
+        self: The regularizer.
+        forward: See :meth:`SMART.penalize`.
+        embeddings: See :meth:`SMART.penalize`. Attached ones receive one backward, at the end.
+        loss: From the outputs to L, 0-d; it closes over the labels and may add terms of its own.
+        weight: λ.
+        mask: See :meth:`SMART.penalize`.
+        output_mask: See :meth:`SMART.penalize`.
+        scale: What both back-propagated scalars pass through: ``scaler.scale``, or a factor such as 1/k.
+
+    Raises:
+        TypeError: See :meth:`SMART.penalize`.
+        ValueError: See :meth:`SMART.penalize`.
+        RuntimeError: If gradients are disabled, or if ``forward`` cannot be repeated.
     """
     if not torch.is_grad_enabled():
         raise RuntimeError(
             "backward() computes gradients, but they are disabled: call it outside torch.no_grad()"
         )
-    inputs = smart._check(embeddings, mask)
+    inputs = self._check(embeddings, mask)
     RNGState.check_device(inputs.device)
     leaves = inputs.leaves()
     before = RNGState.capture()
-    rng = before if smart.dropout == "shared" else None
+    rng = before if self.dropout == "shared" else None
 
     def clean_forward() -> Outputs:
-        with smart._precision(inputs):
+        with self._precision(inputs):
             return forward(leaves.pack())
 
     def penalty_backward(clean: Outputs) -> Tensor:
-        with smart._precision(inputs):
-            penalty = smart._penalty(forward, leaves, clean, rng, output_mask)
+        with self._precision(inputs):
+            penalty = self._penalty(forward, leaves, clean, rng, output_mask)
         accumulate([_scaled(weight * penalty, scale)])
         return penalty.detach()
 
@@ -76,7 +94,7 @@ def two_phase_backward(
         with inputs.full_precision():  # an autocast around this call is meant for the forwards
             torch.autograd.backward(tensors, gradients)
 
-    if smart.detach_clean:
+    if self.detach_clean:
         with no_sync(forward):
             outputs = clean_forward()
             value = loss(outputs)

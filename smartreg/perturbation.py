@@ -79,6 +79,24 @@ class Perturbation:
             deltas = [_settle(x.detach(), delta) for x, delta in zip(inputs.tensors, deltas, strict=True)]
         return tuple(deltas)
 
+    def random(self, inputs: Inputs) -> list[Tensor]:
+        """Returns a random ``δ`` at the radius: random signs in L∞, a random direction in L2."""
+        noise = inputs.keep([self._noise(x) for x in inputs.tensors])
+        if self.norm == "linf":
+            deltas = [self.radius * n.sign() for n in noise]
+        else:
+            deltas = [self.radius * n for n in _divide(noise, self._norms(noise, "l2"))]
+        return [_settle(x.detach(), delta) for x, delta in zip(inputs.tensors, deltas, strict=True)]
+
+    def saturated(self, deltas: Sequence[Tensor], inputs: Inputs) -> float:
+        """Returns the share of coordinates, in L2 of samples or tokens, within a tenth of the ball's edge."""
+        real = inputs.keep([torch.ones_like(delta) for delta in deltas])
+        sizes = [d.abs() for d in deltas] if self.norm == "linf" else self._norms(list(deltas), "l2")
+        if self.norm == "l2":
+            real = [(norm > 0).to(norm) for norm in self._norms(real, "l2")]
+        edge = sum(float((r * (s > 0.9 * self.radius)).sum()) for r, s in zip(real, sizes, strict=True))
+        return edge / sum(float(r.sum()) for r in real)
+
     def _noise(self, x: Tensor) -> Tensor:
         return torch.randn_like(x, dtype=torch.promote_types(x.dtype, torch.float32)) * self.noise_std
 

@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from .backward import Scale, SmartTerms, no_sync, two_phase_backward
+from . import backward, diagnosis
+from .backward import no_sync
 from .buffers import preserved_buffers
 from .divergences import Divergences, OutputMask, Outputs, compare, detach, symmetric_kl
 from .inputs import Embeddings, Inputs, Mask
@@ -156,46 +157,9 @@ class SMART:
             )
         return self._penalty(forward, inputs, outputs, rng, output_mask)
 
-    def backward(
-        self,
-        forward: Callable[[Embeddings], OutputsT],
-        embeddings: Embeddings,
-        loss: Callable[[OutputsT], Tensor],
-        *,
-        weight: float,
-        mask: Mask = None,
-        output_mask: OutputMask = None,
-        scale: Scale | None = None,
-    ) -> SmartTerms:
-        """Adds the gradients of ``L + λ R`` to ``.grad``, with one forward's activations alive at a time.
-
-        They equal those of ``outputs, R = penalize(...)`` and ``(loss(outputs) + λ R).backward()``, which
-        holds two forwards' activations. The price is one forward more, and none with ``detach_clean``.
-
-        Args:
-            forward: See :meth:`penalize`.
-            embeddings: See :meth:`penalize`. Attached ones receive one backward, at the end.
-            loss: From the outputs to L, 0-d; it closes over the labels and may add terms of its own.
-            weight: λ.
-            mask: See :meth:`penalize`.
-            output_mask: See :meth:`penalize`.
-            scale: What both back-propagated scalars pass through: ``scaler.scale``, or a factor such as 1/k.
-
-        Raises:
-            TypeError: See :meth:`penalize`.
-            ValueError: See :meth:`penalize`.
-            RuntimeError: If gradients are disabled, or if ``forward`` cannot be repeated.
-        """
-        return two_phase_backward(
-            self,
-            forward,
-            embeddings,
-            loss,
-            weight=weight,
-            mask=mask,
-            output_mask=output_mask,
-            scale=scale,
-        )
+    backward = backward.backward
+    diagnose = diagnosis.diagnose
+    calibrate = diagnosis.calibrate
 
     def _check(self, embeddings: Embeddings, mask: Mask) -> Inputs:
         inputs = Inputs.check(embeddings, mask)

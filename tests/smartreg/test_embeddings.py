@@ -161,6 +161,7 @@ def test_binding_costs_the_embedding_and_no_more(bert, batch):
     assert "encoder" not in calls
 
 
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
 @pytest.mark.parametrize("mode", ["wrapper", "in place"])
 def test_compiled_models_are_perturbed_too(bert, batch, mode):
     bert.eval()

@@ -21,4 +21,5 @@ def test_the_blocks_run(capsys):
         exec(compile(block, str(README), "exec"), names)
     assert names["penalty"] > 0
     assert names["terms"].penalty > 0
-    assert "tensor" in capsys.readouterr().out
+    assert names["calibrated"].perturbation.epsilon > 1e-5
+    assert "R-Drop" in capsys.readouterr().out

@@ -1,0 +1,177 @@
+"""What a diagnosis says, where it can be said in closed form, and what calibration finds."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smartreg import SMART, squared_error, symmetric_kl
+
+LABELS = torch.tensor([0, 2, 1, 0])
+
+
+def task_loss(outputs):
+    return F.cross_entropy(outputs, LABELS)
+
+
+def share_by_hand(smart, model, x, weight):
+    """λ ‖∇R‖ / ‖∇L‖ of one draw."""
+    parameters = list(model.parameters())
+    outputs, penalty = smart.penalize(model, x)
+    norms = []
+    for term in (penalty, task_loss(outputs)):
+        gradients = torch.autograd.grad(term, parameters, retain_graph=True)
+        norms.append(torch.cat([g.flatten() for g in gradients]).norm().item())
+    return weight * norms[0] / norms[1]
+
+
+@pytest.mark.parametrize(("ball", "order"), [("linf", 1), ("l2", 2)])
+def test_a_linear_model_in_closed_form(ball, order):
+    """(ε ‖w‖₁)² against (ε ‖w‖₂)² in L∞; (ε ‖w‖₂)² against that over the dimension in L2."""
+    w = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(500, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    smart = SMART(divergence=squared_error, epsilon=1e-2, step_size=1e3, noise_std=1e-5, norm=ball)
+    torch.manual_seed(0)
+    found = smart.diagnose(lambda e: e.flatten(1) @ w, x)
+    best = (1e-2 * torch.linalg.vector_norm(w, order).item()) ** 2
+    by_chance = (1e-2 * w.norm().item()) ** 2 / (1 if ball == "linf" else 20)
+    assert found.adversarial == pytest.approx(best, rel=1e-3)
+    assert found.random == pytest.approx(by_chance, rel=0.15)
+    assert found.gain == pytest.approx(found.adversarial / found.random)
+    assert found.saturated == 1.0
+    assert found.lost == found.dropout == 0.0
+    assert found.gradient_share is None
+    assert "the perturbation is adversarial" in found.verdict
+
+
+def test_padded_positions_are_not_counted(make, x, mask):
+    smart = SMART(epsilon=1e-2, step_size=1e3)
+    assert smart.diagnose(make(), x, mask=mask).lost == 0.0
+    for scope in ("sample", "token"):
+        for step_size, saturated in ((1e-3, 0.0), (1e3, 1.0)):
+            smart = SMART(epsilon=1e-2, norm="l2", scope=scope, step_size=step_size)
+            assert smart.diagnose(make(), x, mask=mask).saturated == saturated
+
+
+def test_the_gradient_share_is_that_of_the_terms(make, x):
+    model, smart = make(), SMART(epsilon=1e-2)
+    found = smart.diagnose(model, x, loss=task_loss, parameters=model.parameters(), weight=5.0, samples=100)
+    by_hand = [share_by_hand(smart, model, x, 5.0) for _ in range(100)]
+    assert found.gradient_share == pytest.approx(sum(by_hand) / 100, rel=0.1)
+
+
+def test_dropout_is_measured_apart_from_the_perturbation(make, x):
+    model = make(dropout=0.5)
+    found = SMART().diagnose(model, x, samples=20)
+    assert found.dropout > 1e-3
+    assert found.adversarial < 1e-8
+    assert "acts as R-Drop" in found.verdict
+    assert "acts as R-Drop" not in SMART(dropout="shared").diagnose(model, x).verdict
+    assert SMART().diagnose(copy.deepcopy(model).eval(), x).dropout == 0.0
+
+
+def test_a_perturbation_lost_in_rounding_is_found_out(make, x):
+    found = SMART().diagnose(make(dtype=torch.float32), x.float() * 1e5)
+    assert found.lost > 0.9
+    assert "rounding loses" in found.verdict
+
+
+def test_a_search_without_steps_gains_nothing(make, x):
+    found = SMART(num_steps=0, noise_std=1.0, epsilon=1e-3).diagnose(make(), x, samples=50)
+    assert found.gain == pytest.approx(1.0, abs=0.5)
+    assert "take more or larger steps" in found.verdict
+
+
+@pytest.mark.parametrize(("weight", "words"), [(1e-6, "hardly moves"), (1e6, "outweighs the task")])
+def test_a_penalty_out_of_proportion_is_found_out(make, x, weight, words):
+    model, smart = make(), SMART(epsilon=1e-2, step_size=1.0)
+    found = smart.diagnose(model, x, loss=task_loss, parameters=model.parameters(), weight=weight)
+    assert words in found.verdict
+
+
+@pytest.mark.parametrize("call", ["diagnose", "calibrate"])
+@pytest.mark.parametrize("no_grad", [False, True])
+def test_nothing_is_left_behind(x, call, no_grad):
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.BatchNorm1d(30), nn.Dropout(0.1), nn.Linear(30, 3))
+    model = nn.Sequential(*layers).double()
+    model[3].weight.grad = torch.ones_like(model[3].weight)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    rng = torch.get_rng_state()
+    smart = SMART(dropout="shared")
+    with torch.set_grad_enabled(not no_grad):
+        getattr(smart, call)(model, x, loss=task_loss, parameters=model.parameters(), weight=1.0)
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert torch.equal(model[3].weight.grad, torch.ones_like(model[3].weight))
+    assert model[3].bias.grad is None
+    assert smart.perturbation == SMART().perturbation
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("target", [0.02, 0.5])
+def test_calibration_finds_the_epsilon_of_the_target(make, x, dropout, target):
+    model = make(dropout=dropout)
+    smart = SMART(dropout="shared", epsilon=1e-4, step_size=1e-2, noise_std=2e-4)
+
+    def share(regularizer):
+        torch.manual_seed(7)
+        return share_by_hand(regularizer, model, x, 5.0)
+
+    torch.manual_seed(7)
+    arguments = {"loss": task_loss, "parameters": model.parameters(), "weight": 5.0}
+    found = smart.calibrate(model, x, target=target, **arguments)
+    assert share(found) == pytest.approx(target, rel=0.01)
+    search = found.perturbation
+    assert search.step_size == pytest.approx(100 * search.epsilon)
+    assert search.noise_std == pytest.approx(2 * search.epsilon)
+    for factor in (0.1, 0.5, 0.9):
+        smaller = SMART(
+            dropout="shared",
+            epsilon=factor * search.epsilon,
+            step_size=factor * search.step_size,
+            noise_std=factor * search.noise_std,
+        )
+        assert share(smaller) < target
+
+
+def test_a_target_out_of_reach_is_refused_with_what_can_be_reached(make, x):
+    model = make(dropout=0.5)
+    arguments = {"loss": task_loss, "parameters": list(model.parameters())}
+    with pytest.raises(ValueError, match=r"got 0.1, but the greatest share in it is .*e-"):
+        SMART(dropout="shared").calibrate(model, x, weight=1e-9, **arguments)
+    with pytest.raises(ValueError, match=r"the least epsilon gives .*take dropout='shared'"):
+        SMART().calibrate(model, x, weight=5.0, target=1e-4, **arguments)
+    with pytest.raises(ValueError, match="its epsilon is no radius"):
+        SMART(preset="smart-pytorch").calibrate(model, x, weight=1.0, **arguments)
+    for bracket in ((1.0, 1e-3), (0.0, 1.0), (1.0, math.inf)):
+        with pytest.raises(ValueError, match="bracket must be two positive numbers in order"):
+            SMART().calibrate(model, x, weight=1.0, bracket=bracket, **arguments)
+
+
+def test_arguments_that_need_each_other(make, x):
+    model = make()
+    with pytest.raises(ValueError, match="got loss alone"):
+        SMART().diagnose(model, x, loss=task_loss)
+    with pytest.raises(ValueError, match="got parameters alone"):
+        SMART().diagnose(model, x, parameters=model.parameters())
+    with pytest.raises(ValueError, match="samples must be positive, got 0"):
+        SMART().diagnose(model, x, samples=0)
+
+
+def test_a_tuple_and_named_outputs(make, x, mask):
+    model = make()
+
+    def forward(pair):
+        return {"kind": model(pair[0]) * model(pair[1]), "cache": None}
+
+    smart = SMART(divergence={"kind": symmetric_kl}, dropout="shared")
+    pair = (x, x[:, :2])
+    arguments = {"loss": lambda o: task_loss(o["kind"]), "mask": (mask, None), "weight": 1.0}
+    found = smart.diagnose(forward, pair, parameters=model.parameters(), **arguments)
+    assert found.gain > 1
+    calibrated = smart.calibrate(forward, pair, parameters=model.parameters(), **arguments)
+    assert calibrated.perturbation.epsilon > 1e-6
