@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ def collect(path: str | Path) -> list[RunResult]:
 
 
 def write_summary(results: Sequence[RunResult], folder: str | Path) -> list[Path]:
-    """Writes ``results.json``, the runs without their sampled cosines, and ``results.csv``, a line a run.
+    """Writes ``results.json``, the runs as they are, and ``results.csv``, a line a run.
 
     Returns:
         The paths of both.
@@ -201,7 +201,6 @@ def write_summary(results: Sequence[RunResult], folder: str | Path) -> list[Path
     Raises:
         OSError: If the disk is full or read-only.
     """
-    runs = [replace(result, conflicts=()) for result in results]
     table = io.StringIO(newline="")
     lines = [_flat(result) for result in results]
     writer = csv.DictWriter(
@@ -210,7 +209,7 @@ def write_summary(results: Sequence[RunResult], folder: str | Path) -> list[Path
     writer.writeheader()
     writer.writerows(lines)
     contents = {
-        "results.json": _json(runs),
+        "results.json": _json(results),
         "results.csv": table.getvalue(),
     }
     for name, content in contents.items():
