@@ -2,7 +2,7 @@
 
 from .backward import SmartTerms
 from .diagnosis import Diagnosis
-from .divergences import bernoulli_symmetric_kl, jensen_shannon, kl, squared_error, symmetric_kl
+from .divergences import Divergence, bernoulli_symmetric_kl, jensen_shannon, kl, squared_error, symmetric_kl
 from .embeddings import EmbeddingFunction
 from .proximal import BregmanProximalPoint
 from .regularizer import SMART
@@ -12,6 +12,7 @@ __all__ = [
     "SMART",
     "BregmanProximalPoint",
     "Diagnosis",
+    "Divergence",
     "EmbeddingFunction",
     "RNGState",
     "SmartTerms",
