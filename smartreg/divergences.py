@@ -6,14 +6,20 @@ without cancellation: near ``perturbed = clean`` the textbook ``Σ p (log p - lo
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-Divergence: TypeAlias = Callable[..., Tensor]
-"""Called as ``divergence(perturbed, clean)``, with ``mask=`` beside an output mask; returns a scalar."""
+
+class Divergence(Protocol):
+    """Called as ``divergence(perturbed, clean)``, with ``mask=`` beside an output mask; returns a scalar."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Returns the divergence, 0-d."""
+
+
 Divergences: TypeAlias = Divergence | Mapping[str, Divergence]
 """One divergence, or one for each output that is compared; the penalty is then their sum."""
 Outputs: TypeAlias = Tensor | Mapping[str, Tensor]
