@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -215,6 +216,28 @@ class TestCost:
         with torch.no_grad():
             smart.penalize(model, x)
         assert calls == [False] + [True] * num_steps + [False]
+
+    def test_inner_steps_of_a_data_parallel_forward_talk_to_no_other_rank(self, make, x):
+        model, calls = make(), []
+
+        class Parallel:
+            synced = True
+
+            @contextmanager
+            def no_sync(self):
+                self.synced = False
+                yield
+                self.synced = True
+
+            def __call__(self, embeddings):
+                calls.append(self.synced)
+                return model(embeddings)
+
+        SMART(num_steps=2).penalize(Parallel(), x)
+        assert calls == [True, False, False, True]
+        calls.clear()
+        SMART(num_steps=2).backward(Parallel(), x, lambda outputs: outputs.sum(), weight=1.0)
+        assert calls == [False, False, False, False, True]
 
     def test_parameters_take_no_part_in_the_inner_steps(self, x):
         computed = []
