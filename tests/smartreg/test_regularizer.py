@@ -187,16 +187,17 @@ class TestMask:
             assert (moved[~padded] != x[~padded]).any(-1).all()
 
     def test_output_mask_leaves_the_positions_that_count(self, x, mask):
-        """Token-level outputs: without the padded ones the penalty is that of a batch without padding."""
-        layer = nn.Linear(6, 3, dtype=torch.float64)
-        smart = SMART(epsilon=1e-2, scope="token")
-        torch.manual_seed(0)
-        penalty = smart(layer, x, mask=mask, output_mask=mask)
-        torch.manual_seed(0)
-        alone = SMART(
-            epsilon=1e-2, scope="token", divergence=lambda p, q: symmetric_kl(p[mask > 0], q[mask > 0])
-        )
-        torch.testing.assert_close(penalty, alone(layer, x, mask=mask))
+        """Token-level outputs of a model that mixes positions: the others have no say in any step."""
+        layer, real = nn.Linear(6, 3, dtype=torch.float64), mask > 0
+        options = {"epsilon": 1e-2, "num_steps": 2}
+        penalties = []
+        for smart, given in (
+            (SMART(**options), mask),
+            (SMART(divergence=lambda p, q: symmetric_kl(p[real], q[real]), **options), None),
+        ):
+            torch.manual_seed(0)
+            penalties.append(smart(lambda e: layer(e * e.sum(1, keepdim=True)), x, output_mask=given))
+        torch.testing.assert_close(*penalties, rtol=1e-9, atol=0)
 
 
 class TestCost:
@@ -225,9 +226,9 @@ class TestCost:
 
             @contextmanager
             def no_sync(self):
-                self.synced = False
+                before, self.synced = self.synced, False
                 yield
-                self.synced = True
+                self.synced = before
 
             def __call__(self, embeddings):
                 calls.append(self.synced)
