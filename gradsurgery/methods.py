@@ -34,10 +34,11 @@ def pcgrad_weights(gramian: Tensor, order: Tensor) -> Tensor:
     so that nothing waits for the device.
     """
     C = torch.eye(len(gramian), dtype=gramian.dtype, device=gramian.device)
+    columns = torch.arange(len(gramian), device=gramian.device)
     squares = gramian.diagonal()
     for j in order.to(gramian.device, non_blocking=True).unbind(1):
         products = (C * gramian[j]).sum(1)  # g·g_j, of each task's own j
         # A zero gradient conflicts with nothing; a non-finite one must show in the result.
         steps = torch.where(squares[j] == 0, 0.0, products.clamp(max=0) / squares[j])
-        C.scatter_add_(1, j.unsqueeze(1), -steps.unsqueeze(1))
+        C = C - torch.where(columns == j.unsqueeze(1), steps.unsqueeze(1), 0.0)
     return C.sum(0)

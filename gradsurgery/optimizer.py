@@ -249,10 +249,12 @@ def _report(
 ) -> ConflictReport:
     if granularity == "global":
         return ConflictReport(tasks, gramians[0], weights[0])
-    total = torch.zeros(len(tasks), len(tasks), dtype=torch.float64)
-    for gramian in gramians:
-        total = total.to(gramian.device) + gramian
-    return ConflictReport(tasks, total, torch.stack(weights) if weights else total.new_zeros(0, len(tasks)))
+    device = gramians[0].device if gramians else torch.device("cpu")
+    none = torch.zeros(0, len(tasks), len(tasks), dtype=torch.float64, device=device)
+    total = torch.cat([none, *(g.to(device).unsqueeze(0) for g in gramians)]).sum(0)
+    return ConflictReport(
+        tasks, total, torch.cat([none[..., 0], *(w.to(device).unsqueeze(0) for w in weights)])
+    )
 
 
 def check_option(option: str, value: str, values: Iterable[str]) -> None:

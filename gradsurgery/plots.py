@@ -53,7 +53,7 @@ def plot_conflicts(
         rates.errorbar(rate, k, xerr=spread, fmt="o", color=colour, capsize=3)
     curves.axhline(0, color="0.3", linewidth=0.8)
     curves.set(xlabel="step", ylabel=f"cosine, mean of {window} ± s.e.")
-    curves.legend(fontsize="small")
+    curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize="small", frameon=False)
     rates.axvline(0.5, color="0.3", linewidth=0.8, linestyle=":")
     rates.set(xlim=(0, 1), ylim=(len(lines) - 0.5, -0.5), xlabel="share of steps in conflict, ± s.e.")
     rates.set_yticks(range(len(names)), names, fontsize="small")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gradsurgery import vectors
+from gradsurgery import ConflictReport, vectors
+from gradsurgery.methods import pcgrad_weights, random_order
 from tests.gradsurgery.reference import QUARTER
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -143,6 +144,42 @@ def test_other_rows_take_memory_for_one_slab_at_a_time(monkeypatch):
     monkeypatch.setattr(vectors, "_gather", lambda slab: calls.append(len(slab)) or gather(slab))
     vectors.gramian(parameters, 3, CPU)
     assert calls == [2] * (tensors // 2)
+
+
+class Launches(TorchDispatchMode):
+    """Lists the operations that are not mere views."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view:
+            self.names.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_launches_grow_with_neither_the_tensors_nor_the_tasks_and_never_wait():
+    """On the path that accelerators take, without one: a read of a value on the host would be a wait."""
+    counts = {}
+    for tasks, tensors in [(3, 10), (3, 200), (8, 10)]:
+        parameters = [[torch.randn(5).half() for _ in range(tasks)] for _ in range(tensors)]
+        order = random_order(tasks, torch.Generator())
+        with Launches() as launches:
+            gramian = vectors.gramian(parameters, tasks, CPU)
+            weights = torch.ones(tasks, dtype=torch.float64)
+            vectors.combine(parameters, weights)
+        assert "aten::_local_scalar_dense" not in launches.names
+        counts[tasks, tensors] = len(launches.names)
+        with Launches() as launches:
+            pcgrad_weights(gramian, order)
+            ConflictReport(tuple("abcdefgh"[:tasks]), gramian, weights)
+        assert "aten::_local_scalar_dense" not in launches.names
+        assert len(launches.names) < 14 * tasks
+    assert len(set(counts.values())) == 1
+    with Launches() as launches:
+        torch.ones(1).item()
+    assert "aten::_local_scalar_dense" in launches.names
 
 
 def test_numbers_about_tensors_on_two_devices_live_on_the_cpu():
