@@ -191,12 +191,12 @@ class TestMask:
         layer, real = nn.Linear(6, 3, dtype=torch.float64), mask > 0
         options = {"epsilon": 1e-2, "num_steps": 2}
         penalties = []
-        for smart, given in (
+        for smart, part in (
             (SMART(**options), mask),
             (SMART(divergence=lambda p, q: symmetric_kl(p[real], q[real]), **options), None),
         ):
             torch.manual_seed(0)
-            penalties.append(smart(lambda e: layer(e * e.sum(1, keepdim=True)), x, output_mask=given))
+            penalties.append(smart(lambda e: layer(e * e.sum(1, keepdim=True)), x, output_mask=part))
         torch.testing.assert_close(*penalties, rtol=1e-9, atol=0)
 
 
