@@ -99,7 +99,6 @@ def backward(
             outputs = clean_forward()
             value = loss(outputs)
             accumulate([_scaled(value, scale)])
-            outputs = detach(outputs)
         penalty = penalty_backward(outputs)
     else:
         with no_sync(forward):
