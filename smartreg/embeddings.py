@@ -99,7 +99,7 @@ class EmbeddingFunction:
                 " choose the module whose output it is"
             )
         if self._seen is not None:
-            self._seen.append(output.detach())
+            self._seen.append(output)
             if len(self._seen) == self.calls:
                 raise _Seen
             return None

@@ -133,12 +133,18 @@ def test_outside_of_its_functions_the_model_is_untouched(bert, batch):
 
 
 def test_a_failing_forward_leaves_the_model_untouched(siamese, pair):
+    """It fails after the first of two calls, when a perturbation is still to come."""
     function = EmbeddingFunction(siamese, siamese.table, calls=2)
     expected = siamese(*pair)
-    forward, (first, second) = function.bind(*pair)
-    with pytest.raises(RuntimeError, match="must match"):
-        forward((first, second[:, :3]))
+    forward, embeddings = function.bind(*pair)
+    moved = tuple(e + 1.0 for e in embeddings)
+    handle = siamese.table.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        forward(moved)
+    handle.remove()
     assert torch.equal(siamese(*pair), expected)
+    with pytest.raises(ValueError, match="zip"):
+        forward(moved[:1])
 
 
 def test_a_siamese_model_has_a_tuple_of_embeddings(siamese, pair):

@@ -41,6 +41,11 @@ def test_the_penalty_is_the_divergence_from_the_teacher(make, x):
     assert all(p.grad is None and not p.requires_grad for p in proximal.teacher.parameters())
 
 
+def test_the_teachers_outputs_are_a_constant_target(make, x):
+    model, x = make(), x.clone().requires_grad_()
+    assert not BregmanProximalPoint(model)(model(x).detach(), x).requires_grad
+
+
 def test_it_is_zero_before_the_first_step(make, x):
     model = make()
     assert BregmanProximalPoint(model)(model(x), x).item() == 0.0
