@@ -158,3 +158,16 @@ def test_nothing_is_left_behind_and_everything_is_reached(task):
     assert reached == expected
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert model.training
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("row", ["smart", "smart-library"])
+def test_real_positions_are_perturbed_and_padding_is_not(row, task):
+    model, batch = model_of(row), batch_of(task)
+    with patch.object(model.encoder, "encode", wraps=model.encoder.encode) as encode:
+        task_loss(model, EXPERIMENTS[row])(task, batch)
+    (clean, mask), (perturbed, _) = encode.call_args_list[0].args, encode.call_args_list[-1].args
+    moved = (perturbed != clean).any(-1)
+    assert torch.equal(moved, mask.bool())
+    largest = (perturbed - clean).abs().max()
+    assert largest <= EPSILON * (1 + 1e-6) if row == "smart" else largest > 0.5
