@@ -473,6 +473,7 @@ class TestPrecision:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 SMART(epsilon=1e-2)(model, x, outputs)
+                SMART(preset="smart-pytorch")(model, x, outputs)  # whose radius is 1, whatever epsilon
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_a_half_precision_model_is_refused_below_the_spacing_of_its_embeddings(self, make, x, dtype):
