@@ -103,7 +103,7 @@ _ROWS = (
     ),
     Experiment(
         name="smart-library",
-        what="smart, its perturbation found as the smart-pytorch package does",
+        what="smart as the smart-pytorch package computes it: no ball, no penalty on qqp",
         update="sum",
         smart="smart-pytorch",
         in_paper=False,

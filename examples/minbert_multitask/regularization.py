@@ -22,11 +22,17 @@ def task_loss(model: MultitaskModel, experiment: Experiment) -> TaskLoss:
 
     if experiment.smart is None:
         return plain
+    # smart-pytorch takes the clean outputs for constants, and of QQP's one logit a softmax: no penalty there.
+    as_library = experiment.smart == "smart-pytorch"
     regularizers = {
-        task: SMART(preset=experiment.smart, divergence=model.head(task).divergence) for task in TASKS
+        task: SMART(preset=experiment.smart, divergence=model.head(task).divergence, detach_clean=as_library)
+        for task in TASKS
+        if not (as_library and task == "qqp")
     }
 
     def smooth(task: str, batch: Batch) -> Tensor:
+        if task not in regularizers:
+            return plain(task, batch)
         embeddings, masks = model.embed(batch)
         forward = partial(model.outputs, task, masks=masks)
         outputs, penalty = regularizers[task].penalize(forward, embeddings, mask=masks)
