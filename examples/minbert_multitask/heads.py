@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smartreg import bernoulli_symmetric_kl, squared_error, symmetric_kl
-from smartreg.divergences import Divergence
+from smartreg import Divergence, bernoulli_symmetric_kl, squared_error, symmetric_kl
 
 from .experiments import SimilarityHeadName
 

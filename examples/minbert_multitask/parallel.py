@@ -41,31 +41,37 @@ def run_all(jobs: list[Job], inputs: Inputs, *, processes: int) -> list[RunResul
 
 
 def _run_in_processes(jobs: list[Job], inputs: Inputs, bars: Bars, processes: int) -> list[RunResult]:
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would copy torch's threads in the middle of their work
+    # A fork would copy torch's threads in the middle of their work.
+    context = multiprocessing.get_context("spawn")
     events: Queue[Event | None] = context.Queue()
     threads = max(1, (os.cpu_count() or 1) // processes)
-    with (
-        _listening(events, bars),
-        ProcessPoolExecutor(processes, context, _prepare_process, (inputs, events, threads)) as pool,
-    ):
-        futures = {
-            pool.submit(_run_in_process, job): job.folder for job in sorted(jobs, key=_cost, reverse=True)
-        }
-        try:
+    try:
+        with (
+            _listening(events, bars),
+            ProcessPoolExecutor(processes, context, _prepare_process, (inputs, events, threads)) as pool,
+            _ending_on_error(pool),
+        ):
+            longest_first = sorted(jobs, key=_cost, reverse=True)
+            futures = {pool.submit(_run_in_process, job): job.folder for job in longest_first}
             results = {futures[future]: future.result() for future in as_completed(futures)}
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            if isinstance(error, BrokenProcessPool):
-                raise ChildProcessError(
-                    "a process that trained a row was killed, perhaps for want of memory; "
-                    "go on with --resume and fewer --jobs"
-                ) from error
-            raise
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a process that trained a row was killed, perhaps for want of memory; "
+            "go on with --resume and fewer --jobs"
+        ) from error
     return [results[job.folder] for job in jobs]
+
+
+@contextmanager
+def _ending_on_error(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Ends the processes at once where the body fails, instead of waiting for their jobs."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
 
 
 def _cost(job: Job) -> float:
@@ -83,6 +89,15 @@ def _prepare_process(inputs: Inputs, events: "Queue[Event | None]", threads: int
     global _inputs, _events
     _inputs, _events = inputs, events
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is killed: nobody would hear of what it trains on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run_in_process(job: Job) -> RunResult:
