@@ -241,7 +241,7 @@ def test_a_bag_of_words_falls_short_on_paraphrase(large):
 
 
 def test_a_bag_of_words_falls_short_on_similarity(large):
-    """The topic tells something; overlap misses other words for the same and the same words in other roles."""
+    """The topic tells something; overlap misses rewordings, and the same words in other roles."""
     truth = labels(large["sts", "dev"])
     bag = np.corrcoef(ridge(large, "sts", lambda y: y), truth)[0, 1]
     overlap = np.corrcoef(overlaps(large["sts", "dev"]), truth)[0, 1]
