@@ -41,9 +41,9 @@ class GSE(OptimizerWrapper):
     Args:
         optimizer: A method around an optimizer, or an optimizer, which is the same as
             ``PCGrad(optimizer, reduction="mean")``.
-        second_update: ``"recompute"`` evaluates the callables again at the parameters that the first update
-            has reached; ``"reuse"`` takes the sum of the gradients that the first was made from: no further
-            backward, memory for one gradient more until the step.
+        second_update: ``"recompute"`` evaluates the callables again, with new dropout masks, at the
+            parameters that the first update has reached; ``"reuse"`` takes the sum of the gradients that the
+            first was made from: no further backward, memory for one gradient more until the step.
         before_second_update: Called with the second gradient in ``.grad``.
 
     Raises:
@@ -81,7 +81,7 @@ class GSE(OptimizerWrapper):
             accumulate: See :meth:`GradientSurgery.backward`.
 
         Returns:
-            The losses, detached; None of a callable that returned None.
+            The losses by name, detached; None of a callable that returned None.
 
         Raises:
             ValueError: If the second update is recomputed, and a task is a tensor.

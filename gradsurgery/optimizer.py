@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from . import distributed
 from .conflicts import ConflictReport
-from .gradients import Row, TaskGradients, take
+from .gradients import TaskGradients, take
 from .tasks import Losses, Task, differentiate, gradients_set_aside, named_tasks
 from .wrapper import OptimizerWrapper, StateDict
 
@@ -106,7 +106,8 @@ class GradientSurgery(OptimizerWrapper):
 
         A ``.grad`` that is there before is added to, as ``loss.backward()`` would; so is a task's gradient
         over several calls with ``accumulate=True``, of which k and one last call without it equal one big
-        batch.
+        batch. After a task has raised an error, ``.grad`` is what it was before, and ``zero_grad()`` drops
+        what the call has added to the accumulated gradients.
 
         Args:
             losses: By task, or in a sequence, losses or callables. A callable is called, its loss
@@ -116,10 +117,11 @@ class GradientSurgery(OptimizerWrapper):
                 alone.
 
         Returns:
-            The losses, detached; None of a callable that returned None.
+            The losses by name, detached; None of a callable that returned None.
 
         Raises:
-            TypeError: If ``losses`` is no mapping or sequence, or a task neither a tensor nor a callable.
+            TypeError: If ``losses`` is no mapping or sequence, a name no string, or a task neither a tensor
+                nor a callable.
             ValueError: If there is no task, or a loss is not one number with a graph, or a gradient is
                 sparse.
         """
@@ -153,7 +155,8 @@ class GradientSurgery(OptimizerWrapper):
         """Adds the tasks' gradients to the rows and averages them over the ranks once they are complete."""
         tasks = named_tasks(losses)
         parameters = self._parameters()
-        rows: dict[str, Row] = {}
+        # With nothing accumulated before, a task that fails leaves nothing behind.
+        gradients = self._gradients if self._gradients.rows else TaskGradients()
         values: dict[str, Tensor | None] = {}
         pending = sum(isinstance(task, Tensor) for task in tasks.values())
         # The forward of a loss is past, and its DistributedDataParallel would take the backward for its own.
@@ -162,9 +165,8 @@ class GradientSurgery(OptimizerWrapper):
             for name, task in tasks.items():
                 pending -= isinstance(task, Tensor)
                 values[name] = differentiate(name, task, parameters, retain_graph=pending > 0, hooks=hooks)
-                rows[name] = take(parameters, [*rows.values(), *self._gradients.rows.values()])
-        for name, row in rows.items():
-            self._gradients.add(name, row)
+                gradients.add(name, take(parameters, gradients.rows.values()))
+        self._gradients = gradients
         if not accumulate and distributed.ranks(self.process_group) > 1:
             self._gradients.average(parameters, self.process_group)
         return values

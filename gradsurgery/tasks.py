@@ -17,11 +17,12 @@ def named_tasks(losses: Losses) -> dict[str, Task]:
     """Returns the tasks by name, those of a sequence by their index.
 
     Raises:
-        TypeError: If ``losses`` is no mapping or sequence, or a task neither a tensor nor a callable.
+        TypeError: If ``losses`` is no mapping or sequence, a name no string, or a task neither a tensor nor a
+            callable.
         ValueError: If there is no task.
     """
     if isinstance(losses, Mapping):
-        tasks = {str(name): task for name, task in losses.items()}
+        tasks = dict(losses)
     elif isinstance(losses, Sequence):
         tasks = {str(index): task for index, task in enumerate(losses)}
     else:
@@ -34,6 +35,10 @@ def named_tasks(losses: Losses) -> dict[str, Task]:
             f"losses must hold at least one task, got {losses!r}: pass {{'a': loss_a, 'b': loss_b}}"
         )
     for name, task in tasks.items():
+        if not isinstance(name, str):
+            raise TypeError(
+                f"losses must be named by strings, got {name!r}: name each task, as {{'a': loss_a}}"
+            )
         if not (isinstance(task, Tensor) or callable(task)):
             raise TypeError(
                 f"the loss of task {name!r} must be a tensor or a callable, got {type(task).__name__}:"

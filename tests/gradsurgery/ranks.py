@@ -52,7 +52,7 @@ def loss(module, data, k):
 
 
 def train(module, surgery, data, *, kind="callables", accumulate=False):
-    """Trains for a few steps; ``data(step, k)`` is a batch."""
+    """Trains for a few steps; ``data(step, k)`` is a batch. Returns the weights and the last Gramian."""
 
     def task(step, k):
         return lambda: loss(module, data(step, k), k)
@@ -65,7 +65,7 @@ def train(module, surgery, data, *, kind="callables", accumulate=False):
                 tasks = {name: forward() for name, forward in tasks.items()}
             surgery.backward(tasks, accumulate=accumulate and part != step)
         surgery.step()
-    return [p.detach().clone() for p in module.parameters()]
+    return [*(p.detach().clone() for p in module.parameters()), surgery.conflicts.gramian]
 
 
 def pcgrad(module, seed=5, **options):
@@ -108,6 +108,28 @@ def own_backward(module, data):
         return back_propagate
 
     return [task(k) for k in range(T)]
+
+
+def linear_problem():
+    """Returns a weight (4, 3), inputs (8, 4), and factors of the outputs for each task, (T, 8, 3)."""
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(shape, generator=generator).double() for shape in [(4, 3), (8, 4), (T, 8, 3)]]
+
+
+def dtensor_gradients(mesh):
+    """Returns the gradient of a DTensor weight, placed in three ways, and the Gramian, for sharded inputs."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    weight, x, factors = linear_problem()
+    x, *factors = (distribute_tensor(t, mesh, [Shard(0)]) for t in (x, *factors))
+    results = []
+    for placement in (Replicate(), Shard(0), Shard(1)):
+        w = nn.Parameter(distribute_tensor(weight, mesh, [placement]))
+        optimizer = PCGrad(torch.optim.SGD([w], lr=LR))
+        optimizer.backward([lambda w=w, f=f: (x @ w * f).sum() for f in factors])
+        assert w.grad.placements == w.placements
+        results += [w.grad, optimizer.conflicts.gramian]
+    return results
 
 
 def scenarios(rank, world):
@@ -156,6 +178,8 @@ def scenarios(rank, world):
     optimizer = pcgrad(module, seed)
     optimizer.backward(own_backward(module, part))
     yield "own backward", [p.grad for p in module.parameters()]
+
+    yield "dtensor", dtensor_gradients(dist.init_device_mesh("cpu", (world,)))
 
     module = Branching(rank)
     optimizer = pcgrad(module, seed)

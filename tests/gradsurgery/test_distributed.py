@@ -86,6 +86,15 @@ def test_a_callable_that_back_propagates_itself(results):
     check(results, "own backward", [p.grad for p in module.parameters()])
 
 
+def test_dtensors_replicated_and_sharded(results):
+    weight, x, factors = ranks.linear_problem()
+    w = nn.Parameter(weight)
+    optimizer = PCGrad(torch.optim.SGD([w], lr=1.0))
+    optimizer.backward([(x @ w * f).sum() for f in factors])
+    check(results, "dtensor", [w.grad, optimizer.conflicts.gramian] * 3)
+    assert optimizer.conflicts.conflict_rate > 0
+
+
 def test_a_parameter_reached_on_one_rank_only(results):
     module = ranks.Branching(0)
     optimizer = ranks.pcgrad(module)

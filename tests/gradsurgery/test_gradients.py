@@ -61,6 +61,24 @@ def test_one_gradient_tensor_in_two_tasks_and_parameters_is_operated_on_once():
     torch.testing.assert_close(torch.cat([a.grad, b.grad]).double(), expected)
 
 
+def test_one_gradient_tensor_in_all_tasks_is_not_written_before_it_is_read():
+    shared, weight = torch.tensor([1.0, -2.0]), nn.Parameter(torch.zeros(2))
+
+    def with_one_tensor():
+        weight.grad = shared
+
+    for accumulate in (True, False):
+        optimizer = PCGrad(torch.optim.SGD([weight], lr=1.0), reduction="mean")
+        shared.copy_(torch.tensor([1.0, -2.0]))
+        optimizer.zero_grad()
+        if accumulate:
+            optimizer.backward([with_one_tensor], accumulate=True)
+            optimizer.backward({"1": with_one_tensor})
+        else:
+            optimizer.backward([with_one_tensor, with_one_tensor])
+        assert weight.grad.tolist() == [1.0, -2.0]
+
+
 LAYOUTS = {
     "contiguous": lambda g: g.contiguous(),
     "transposed": lambda g: g.t().contiguous().t(),
@@ -70,9 +88,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layouts", [(a, b) for a in LAYOUTS for b in LAYOUTS])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_rows_in_different_memory_layouts(layouts, transposed):
-    weight = nn.Parameter(torch.zeros(4, 3).t() if transposed else torch.zeros(3, 4))
+@pytest.mark.parametrize("parameter_layout", [*LAYOUTS])
+def test_rows_in_different_memory_layouts(layouts, parameter_layout):
+    weight = nn.Parameter(LAYOUTS[parameter_layout](torch.zeros(3, 4)))
     gradients = [LAYOUTS[layout](torch.randn(3, 4).double().float()) for layout in layouts]
     expected = algorithm1([g.flatten() for g in gradients], [[1], [0]])
 

@@ -162,6 +162,17 @@ def test_zero_grad_forgets_what_was_prepared(second):
 
 
 @pytest.mark.parametrize("second", ["recompute", "reuse"])
+def test_a_step_forgets_what_it_was_made_from(second):
+    problem = Problem()
+    optimizer = GSE(adam(problem), second_update=second)
+    for step in range(4):
+        optimizer.backward(problem.tasks(step))
+        optimizer.step()
+        problem.modules.zero_grad()  # not the optimizer's, which forgets, too
+    same(problem.weights(), written_out(second))
+
+
+@pytest.mark.parametrize("second", ["recompute", "reuse"])
 def test_the_place_to_clip_the_second_gradient(second):
     problem = Problem()
     norms = []

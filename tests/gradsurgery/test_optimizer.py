@@ -220,19 +220,52 @@ def test_a_parameter_that_no_task_reaches_keeps_none(model):
     assert unused.tolist() == frozen.tolist() == [1, 1]  # weight decay has not moved them
 
 
-def test_a_failing_task_leaves_gradients_and_accumulated_rows_as_they_were(model):
+def test_a_failing_task_leaves_nothing_behind(model):
     data = batches()
     expected = written_out(model, data)
     model.trunk.bias.grad = torch.ones(3, dtype=torch.float64)
     optimizer = PCGrad(sgd(model))
-    by_name = tasks(model, data)
-    optimizer.backward({"task0": by_name["task0"]}, accumulate=True)
     with pytest.raises(ZeroDivisionError):
-        optimizer.backward([by_name["task1"], lambda: 1 / 0], accumulate=True)
+        optimizer.backward([tasks(model, data)["task1"], lambda: 1 / 0])
     assert [g is None for g in gradients(model)] == [i != 1 for i in range(8)]
-    optimizer.backward({name: by_name[name] for name in ("task1", "task2")})
+    optimizer.backward(tasks(model, data))
     expected[1] += 1
     same(gradients(model), expected)
+
+
+def test_a_task_that_fails_in_an_accumulation_can_be_dropped(model):
+    data = batches()
+    expected = written_out(model, data)
+    optimizer = PCGrad(sgd(model))
+    optimizer.backward(tasks(model, data), accumulate=True)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.backward([lambda: 1 / 0], accumulate=True)
+    assert all(g is None for g in gradients(model))
+    optimizer.zero_grad()
+    optimizer.backward(tasks(model, data))
+    same(gradients(model), expected)
+
+
+def test_an_accumulation_holds_one_gradient_a_task_and_the_one_at_hand():
+    weight = nn.Parameter(torch.zeros(1000))
+    held = set()
+
+    def task():
+        def back_propagate():
+            weight.grad = torch.ones(1000)
+            storage = weight.grad.untyped_storage()
+            held.add(id(storage))
+            weakref.finalize(storage, held.discard, id(storage))
+            peaks.append(len(held))
+
+        return back_propagate
+
+    optimizer = PCGrad(torch.optim.SGD([weight], lr=1.0))
+    peaks = []
+    for last in (False, False, True):
+        optimizer.backward([task(), task(), task()], accumulate=not last)
+    assert max(peaks) == 4
+    assert weight.grad.eq(9).all()
 
 
 @pytest.mark.parametrize("granularity", ["group", "parameter"])
@@ -367,6 +400,7 @@ def test_autocast_around_backward_does_not_reach_the_surgery(model):
         (3.0, TypeError, "losses must be a mapping or a sequence .* got float"),
         ({}, ValueError, r"losses must hold at least one task, got \{\}"),
         ([], ValueError, r"losses must hold at least one task, got \[\]"),
+        ({1: lambda: 2.0}, TypeError, "losses must be named by strings, got 1: name each task"),
         ({"a": 2.0}, TypeError, "the loss of task 'a' must be a tensor or a callable, got float"),
         ({"a": lambda: 2.0}, ValueError, "the loss of task 'a' must be one number, got float"),
         (

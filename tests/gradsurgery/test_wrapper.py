@@ -71,8 +71,9 @@ def test_groups_state_and_defaults_are_the_inner_optimizers(wrap):
     inner.load_state_dict(inner.state_dict())  # gives it new groups and states
     assert optimizer.param_groups is inner.param_groups
     assert optimizer.state is inner.state
-    optimizer.param_groups = inner.param_groups[:]
-    assert optimizer.param_groups is inner.param_groups
+    groups = inner.param_groups[:]
+    optimizer.param_groups = groups
+    assert inner.param_groups is groups
 
 
 SCHEDULERS = {
