@@ -1,9 +1,11 @@
-"""The algorithm as the paper prints it, losses with prescribed gradients, and strategies for both."""
+"""The algorithm as the paper prints it, and losses for it: with prescribed gradients, or of a small model."""
 
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import nn
+
+from gradsurgery.methods import random_order
 
 QUARTER = settings(max_examples=settings().max_examples // 4)
 
@@ -66,3 +68,59 @@ def matrices(*, tasks=(1, 5), width=(1, 12), dtype=torch.float64, low=-4.0):
         return torch.tensor(rows, dtype=dtype)
 
     return draw_matrix()
+
+
+class Model(nn.Module):
+    """A trunk under three heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Linear(4, 3)
+        self.heads = nn.ModuleList(nn.Linear(3, 1) for _ in range(3))
+
+    def loss(self, k, x, y):
+        return nn.functional.mse_loss(self.heads[k](torch.tanh(self.trunk(x))), y)
+
+
+def batches(count=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(count, 4, generator=generator).double(),
+            4 * torch.randn(count, 1, generator=generator).double(),
+        )
+        for _ in range(3)
+    ]
+
+
+def tasks(model, data):
+    return {f"task{k}": lambda k=k: model.loss(k, *data[k]) for k in range(3)}
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def gradients(model):
+    return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+def written_out(model, data, *, seed=67280421310721, scope="shared", share=1.0):
+    """Returns the gradients that PCGrad must leave, by autograd.grad and Algorithm 1 on flat vectors."""
+    parameters = list(model.parameters())
+    rows = [
+        torch.autograd.grad(model.loss(k, *data[k]), parameters, materialize_grads=True, allow_unused=True)
+        for k in range(3)
+    ]
+    chosen = slice(0, 2) if scope == "shared" else slice(None)
+    order = random_order(3, torch.Generator().manual_seed(seed)).tolist()
+    flat = algorithm1([torch.cat([g.flatten() for g in row[chosen]]) for row in rows], order)
+    total = [sum(column) for column in zip(*rows, strict=True)]
+    operated = flat.split([p.numel() for p in parameters[chosen]])
+    total[chosen] = [g.view_as(p) for g, p in zip(operated, parameters[chosen], strict=True)]
+    return [g * share for g in total]
+
+
+def same(a, b, **tolerances):
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x, y, **tolerances)
