@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
-SOURCES := gradsurgery smartreg examples tests
+SOURCES := gradsurgery smartreg examples tests benchmarks
 DISTRIBUTIONS := gradsurgery smartreg examples/minbert_multitask
 
 .PHONY: demo test test-deep check dist clean
