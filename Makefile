@@ -8,7 +8,7 @@ PIP := -m pip install --disable-pip-version-check --quiet --constraint constrain
 SOURCES := gradsurgery smartreg examples tests benchmarks
 DISTRIBUTIONS := gradsurgery smartreg examples/minbert_multitask
 
-.PHONY: demo test test-deep check dist clean
+.PHONY: demo test test-deep mutations check dist clean
 demo: $(READY)
 	$(BIN)/minbert demo
 
@@ -17,6 +17,10 @@ test: $(READY)
 
 test-deep: $(READY)
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/gradsurgery tests/smartreg
+
+# Wrong versions of the code, one after another, each of which must fail the tests named beside it.
+mutations: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
 
 check: $(READY)
 	$(BIN)/ruff check $(SOURCES)

@@ -1,0 +1,131 @@
+"""Breaks the code on purpose, one law at a time: the tests named beside each mutation must fail on it.
+
+Usage: python -m tests.mutations [PATTERN]
+
+PATTERN is a regular expression; mutations whose file, source or tests match it are tried. All happens in a
+copy of the sources, so the checkout is not touched. It ends with 1 if a mutation survives, or is not in its
+file once.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutations_of_example import EXAMPLE
+from tests.mutations_of_libraries import LIBRARIES
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("gradsurgery", "smartreg", "examples", "tests", "setup.cfg")
+FAILED = 1  # pytest's code for tests that ran and failed; others mean that they did not run
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A wrong version of one file.
+
+    Attributes:
+        file: The file, from the root on.
+        fragment: What is there, once.
+        replacement: What is put in its place.
+        tests: The tests that must fail, as pytest names them, from the root on.
+    """
+
+    file: str
+    fragment: str
+    replacement: str
+    tests: tuple[str, ...]
+
+    def __str__(self) -> str:
+        before, after = (" ".join(text.split()) for text in (self.fragment, self.replacement))
+        return f"{self.file}: {before} -> {after or 'nothing'}"
+
+    def apply(self, root: Path) -> str:
+        """Returns the file's wrong text.
+
+        Raises:
+            ValueError: If the fragment is not there exactly once.
+        """
+        text = (root / self.file).read_text(encoding="utf-8")
+        if (count := text.count(self.fragment)) != 1:
+            raise ValueError(f"fragment occurs {count} times in {self.file}: {self.fragment!r}")
+        return text.replace(self.fragment, self.replacement)
+
+
+MUTATIONS = [
+    Mutation(file, fragment, replacement, tuple(f"tests/{Path(file).parent.name}/{test}" for test in tests))
+    for file, changes in {**LIBRARIES, **EXAMPLE}.items()
+    for fragment, replacement, *tests in changes
+]
+
+
+def run_tests(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs tests against the copied packages, which precede installed ones on the path."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(copy), str(copy / "examples")]),
+        "PYTHONDONTWRITEBYTECODE": "1",  # its caches miss a change within one second that keeps the size
+    }
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={copy} {copy / 'examples'}"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "--timeout=120", *tests],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def verdict(mutation: Mutation, copy: Path) -> str:
+    """Returns what becomes of a mutation: killed, SURVIVED, or why it could not be tried."""
+    path = copy / mutation.file
+    right = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(mutation.apply(copy), encoding="utf-8")
+        done = run_tests(copy, list(mutation.tests))
+    except ValueError as error:
+        return f"MISSING ({error})"
+    finally:
+        path.write_text(right, encoding="utf-8")
+    if done.returncode == FAILED:
+        return "killed"
+    return "SURVIVED" if done.returncode == 0 else f"NOT TRIED\n{done.stdout}{done.stderr}"
+
+
+def main() -> int:
+    """Tries the mutations that were asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutations")
+    parser.add_argument("pattern", nargs="?", default="", help="try those that match, by default all")
+    pattern = re.compile(parser.parse_args().pattern)
+    chosen = [m for m in MUTATIONS if pattern.search(f"{m} {' '.join(m.tests)}")]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder).resolve()
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, copy / name)
+        right = run_tests(copy, sorted({test for mutation in chosen for test in mutation.tests}))
+        if right.returncode:
+            print(f"without a mutation the tests must pass\n{right.stdout}{right.stderr}")
+            return 1
+        verdicts = []
+        for mutation in chosen:
+            started = time.monotonic()
+            verdicts.append(verdict(mutation, copy))
+            print(f"{time.monotonic() - started:5.1f} s  {mutation}: {verdicts[-1]}", flush=True)
+    killed = verdicts.count("killed")
+    print(f"{killed} of {len(chosen)} killed")
+    return int(killed < len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
