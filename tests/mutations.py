@@ -70,6 +70,7 @@ def run_tests(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(copy), str(copy / "examples")]),
+        "HYPOTHESIS_PROFILE": "mutations",
         "PYTHONDONTWRITEBYTECODE": "1",  # its caches miss a change within one second that keeps the size
     }
     options = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={copy} {copy / 'examples'}"]
