@@ -43,8 +43,7 @@ class Mutation:
     tests: tuple[str, ...]
 
     def __str__(self) -> str:
-        before, after = (" ".join(text.split()) for text in (self.fragment, self.replacement))
-        return f"{self.file}: {before} -> {after or 'nothing'}"
+        return f"{self.file}: {self.fragment!r} -> {self.replacement!r}"
 
     def apply(self, root: Path) -> str:
         """Returns the file's wrong text.
