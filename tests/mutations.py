@@ -74,7 +74,7 @@ def run_tests(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
     }
     options = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"pythonpath={copy} {copy / 'examples'}"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "--timeout=120", *tests],
+        [sys.executable, "-m", "pytest", *options, *tests],
         cwd=copy,
         env=environment,
         capture_output=True,
@@ -103,8 +103,10 @@ def main() -> int:
     """Tries the mutations that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutations")
     parser.add_argument("pattern", nargs="?", default="", help="try those that match, by default all")
-    pattern = re.compile(parser.parse_args().pattern)
-    chosen = [m for m in MUTATIONS if pattern.search(f"{m} {' '.join(m.tests)}")]
+    pattern = parser.parse_args().pattern
+    chosen = [m for m in MUTATIONS if re.search(pattern, f"{m} {' '.join(m.tests)}")]
+    if not chosen:
+        parser.error(f"PATTERN must match a mutation, got {pattern!r}: try the name of a file")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder).resolve()
         for name in COPIED:
