@@ -132,7 +132,7 @@ def take(parameters: Iterable[Tensor], held: Iterable[Row]) -> Row:
                 f"the gradient of parameter {index}, shape {tuple(parameter.shape)}, is {gradient.layout}:"
                 " gradient surgery takes dense gradients, so build the embedding with sparse=False"
             )
-        gradient = distributed.as_placed(gradient.detach(), parameter)
+        gradient = distributed.as_placed(gradient.detach().resolve_conj(), parameter)
         local, model = distributed.local(gradient), distributed.local(parameter)
         if not _same_layout(local, model):
             gradient = torch.empty_like(parameter, dtype=gradient.dtype).copy_(gradient)

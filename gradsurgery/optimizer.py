@@ -149,7 +149,8 @@ class GradientSurgery(OptimizerWrapper):
         super().zero_grad(set_to_none)
 
     def _parameters(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
+        # Each once: torch only warns of a parameter that a group lists twice.
+        return list(dict.fromkeys(p for group in self.param_groups for p in group["params"]))
 
     def _collect(self, losses: Losses, *, accumulate: bool) -> dict[str, Tensor | None]:
         """Adds the tasks' gradients to the rows and averages them over the ranks once they are complete."""
@@ -216,7 +217,7 @@ class GradientSurgery(OptimizerWrapper):
         if self.granularity == "parameter":
             return [[p] for p in parameters]
         members = set(parameters)
-        groups = ([p for p in group["params"] if p in members] for group in self.param_groups)
+        groups = ([p for p in dict.fromkeys(group["params"]) if p in members] for group in self.param_groups)
         return [group for group in groups if group]
 
     def _own_state(self) -> StateDict:

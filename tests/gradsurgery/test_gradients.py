@@ -115,6 +115,21 @@ def test_complex_parameters_are_pairs_of_real_ones():
     torch.testing.assert_close(torch.view_as_real(z.grad).flatten().double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_gradient_that_autograd_leaves_conjugated_is_resolved():
+    z, a, b = torch.randn(3, 3, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    z = nn.Parameter(z)
+    losses, rows = [(z.conj() * factor).real.sum() for factor in (a, b - a)], []
+    for loss in losses:
+        loss.backward(retain_graph=True)
+        assert z.grad.is_conj()
+        rows.append(torch.view_as_real(z.grad.resolve_conj()).flatten())
+        z.grad = None
+    assert rows[0] @ rows[1] < 0
+    PCGrad(torch.optim.SGD([z], lr=1.0)).backward(losses)
+    expected = algorithm1(rows, [[1], [0]])
+    torch.testing.assert_close(torch.view_as_real(z.grad).flatten().double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_sparse_gradient_is_refused_and_leaves_grad_alone():
     layer = nn.Embedding(5, 2, sparse=True)
     other = parameter(2)

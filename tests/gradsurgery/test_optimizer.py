@@ -93,6 +93,15 @@ def test_one_surgery_for_each_group_or_parameter(granularity):
     torch.testing.assert_close(optimizer.conflicts.gramian, rows @ rows.T)
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+@pytest.mark.parametrize("granularity", ["global", "group", "parameter"])
+def test_a_parameter_that_a_group_lists_twice_is_operated_on_once(granularity):
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = PCGrad(torch.optim.SGD([weight, weight], lr=1.0), granularity=granularity)
+    optimizer.backward([weight[0], weight[1] - weight[0]])
+    assert weight.grad.tolist() == [0.5, 1.5]
+
+
 def test_no_shared_parameter_is_no_obstacle(model):
     for granularity in ("global", "group", "parameter"):
         optimizer = PCGrad(torch.optim.SGD(model.heads.parameters(), lr=0.1), granularity=granularity)
