@@ -11,7 +11,7 @@ from .gradients import TaskGradients
 from .methods import PCGrad
 from .optimizer import GradientSurgery, check_option
 from .tasks import Losses, Task, named_tasks
-from .wrapper import OptimizerWrapper
+from .wrapper import OptimizerWrapper, StateDict
 
 SecondUpdate: TypeAlias = Literal["recompute", "reuse"]
 
@@ -37,6 +37,9 @@ class GSE(OptimizerWrapper):
     The second gradient exists only inside ``step``, and ``before_second_update`` is the place to clip it, or
     to divide it by the scale of a ``GradScaler``, which has unscaled the first alone. After the step
     ``.grad`` holds the second gradient. A ``.grad`` from before ``backward`` is in the first only.
+
+    A ``state_dict`` holds no callables: to recompute after resuming, save it between a step and the next
+    ``backward``.
 
     Args:
         optimizer: A method around an optimizer, or an optimizer, which is the same as
@@ -130,6 +133,9 @@ class GSE(OptimizerWrapper):
         """Clears ``.grad``, the accumulated gradients and what was kept for the second update."""
         self._forget()
         super().zero_grad(set_to_none)
+
+    def _load_own_state(self, state: StateDict) -> None:
+        self._forget()  # what was prepared belongs to the gradients that the method has just replaced
 
     def _forget(self) -> None:
         self._tasks: list[tuple[str, Task]] = []

@@ -162,6 +162,20 @@ def test_zero_grad_forgets_what_was_prepared(second):
 
 
 @pytest.mark.parametrize("second", ["recompute", "reuse"])
+def test_a_checkpoint_replaces_what_was_prepared(second):
+    problem = Problem()
+    optimizer = GSE(adam(problem), second_update=second)
+    state = optimizer.state_dict()
+    optimizer.backward(problem.tasks(step=7), accumulate=second == "recompute")
+    optimizer.load_state_dict(state)
+    for p in problem.parameters:
+        p.grad = None
+    optimizer.backward(problem.tasks())
+    optimizer.step()
+    same(problem.weights(), written_out(second, steps=1))
+
+
+@pytest.mark.parametrize("second", ["recompute", "reuse"])
 def test_a_step_forgets_what_it_was_made_from(second):
     problem = Problem()
     optimizer = GSE(adam(problem), second_update=second)
