@@ -224,3 +224,20 @@ def test_bad_losses_are_refused_in_one_sentence(model, losses, error, message):
         PCGrad(sgd(model)).backward(losses)
     assert "\n" not in str(info.value)
     assert all(g is None for g in gradients(model))
+
+
+@pytest.mark.parametrize("form", ["losses", "callables"])
+def test_compiled_modules(form):
+    torch.manual_seed(0)
+    module, x = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2)), torch.randn(5, 3)
+
+    def operated(forward):
+        callables = [lambda: forward(x).sum(), lambda: -forward(x).square().sum()]
+        PCGrad(sgd(module)).backward([task() for task in callables] if form == "losses" else callables)
+        found = gradients(module)
+        module.zero_grad()
+        return found
+
+    expected = operated(module)
+    with torch._functorch.config.patch(donated_buffer=form == "callables"):
+        same(operated(torch.compile(module, backend="aot_eager")), expected)
