@@ -66,7 +66,7 @@ def diagnose(
         forward: See :meth:`SMART.penalize`; in the mode, training or evaluation, that is to be measured.
         embeddings: See :meth:`SMART.penalize`.
         loss: From the outputs to L, for ``gradient_share``.
-        parameters: The parameters whose gradients ``gradient_share`` compares.
+        parameters: The parameters whose gradients ``gradient_share`` compares; frozen ones are left out.
         weight: λ.
         mask: See :meth:`SMART.penalize`.
         output_mask: See :meth:`SMART.penalize`.
@@ -127,7 +127,7 @@ def calibrate(
         forward: See :meth:`SMART.penalize`.
         embeddings: See :meth:`SMART.penalize`.
         loss: From the outputs to L.
-        parameters: The parameters whose gradients are compared.
+        parameters: The parameters whose gradients are compared; frozen ones are left out.
         weight: λ.
         mask: See :meth:`SMART.penalize`.
         output_mask: See :meth:`SMART.penalize`.
@@ -212,9 +212,10 @@ def _measure(
 
 def _ratio(penalty: Tensor, loss: Tensor, parameters: Sequence[Tensor]) -> float:
     """Returns ``‖∇R‖ / ‖∇L‖``."""
+    trained = [p for p in parameters if p.requires_grad]
     norms = []
     for term in (penalty, loss):
-        found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True)
         norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in found if g is not None)))
     return norms[0] / norms[1] if norms[1] else math.inf
 

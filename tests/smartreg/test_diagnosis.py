@@ -63,6 +63,21 @@ def test_the_gradient_share_is_that_of_the_terms(make, x):
     assert found.gradient_share == pytest.approx(sum(by_hand) / 100, rel=0.1)
 
 
+def test_frozen_parameters_have_no_share(make, x):
+    model, smart = make(), SMART(epsilon=1e-2, dropout="shared")
+    frozen, *trained = model.parameters()
+    frozen.requires_grad_(False)
+    shares, epsilons = [], []
+    for parameters in ([frozen, *trained], trained):
+        options = {"loss": task_loss, "parameters": parameters, "weight": 5.0}
+        torch.manual_seed(0)
+        shares.append(smart.diagnose(model, x, **options).gradient_share)
+        torch.manual_seed(0)
+        epsilons.append(smart.calibrate(model, x, target=0.01, **options).perturbation.epsilon)
+    assert shares[0] == shares[1] > 0
+    assert epsilons[0] == epsilons[1]
+
+
 def test_dropout_is_measured_apart_from_the_perturbation(make, x):
     model = make(dropout=0.5)
     found = SMART().diagnose(model, x, samples=20)
