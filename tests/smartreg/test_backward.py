@@ -248,6 +248,17 @@ def test_a_forward_that_cannot_be_repeated_is_refused(make, x):
     assert terms.penalty > 0
 
 
+def test_an_output_without_elements_is_no_obstacle(make, x):
+    model = make()
+
+    def forward(embeddings):
+        return {"logits": model(embeddings), "spans": embeddings[:, :0]}
+
+    smart = SMART(divergence={"logits": symmetric_kl})
+    terms = smart.backward(forward, x, lambda out: task_loss(out["logits"]), weight=WEIGHT)
+    assert terms.penalty > 0
+
+
 def test_no_grad_is_refused(make, x):
     with torch.no_grad(), pytest.raises(RuntimeError, match=r"outside torch.no_grad\(\)"):
         SMART().backward(make(), x, task_loss, weight=WEIGHT)
