@@ -22,6 +22,8 @@ class EmbeddingFunction:
     gradients from every forward. Outside the functions made by :meth:`bind` the hook does nothing.
 
     Make it before the model is compiled or first called in compiled form: torch.compile ignores later hooks.
+    Keep the embedding itself out of activation checkpointing, which would run it anew in the backward with
+    no perturbation to add.
 
     Args:
         model: What is called: the model, or its data-parallel or compiled wrapper.
