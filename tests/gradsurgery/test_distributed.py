@@ -32,7 +32,7 @@ def results(tmp_path_factory):
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=180)
+            _, errors = process.communicate(timeout=500)
             assert process.returncode == 0, errors
     finally:
         for process in processes:
