@@ -12,7 +12,7 @@ from .inference import predict_split
 from .inputs import DataSource, Inputs
 from .parallel import run_all
 from .prediction_files import read_predictions, write_predictions
-from .results import RunResult, collect, write_summary
+from .results import collect, write_summary
 from .run_folder import PREDICTIONS, REQUEST, FinishedRun, Job
 from .settings import Settings
 
@@ -117,7 +117,7 @@ def _run(
     processes: int,
     resume: bool = False,
     keep_model: bool,
-) -> list[RunResult]:
+) -> None:
     if processes < 1:
         raise ValueError(f"jobs must be at least 1, got {processes}")
     inputs = Inputs.load(source, settings.weights)
@@ -132,7 +132,7 @@ def _run(
         )
         for row in rows
     ]
-    return run_all(jobs, inputs, processes=processes)
+    run_all(jobs, inputs, processes=processes)
 
 
 def _show(out: Path) -> None:
