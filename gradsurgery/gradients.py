@@ -36,10 +36,10 @@ class TaskGradients:
             else:
                 held[parameter] = gradient
 
-    def reached(self, parameters: Iterable[Tensor]) -> list[tuple[Tensor, int]]:
+    def reached(self, parameters: Iterable[Tensor]) -> dict[Tensor, int]:
         """Returns the parameters that any task reaches, each with the number of tasks that do."""
         counts = ((p, sum(p in row for row in self.rows.values())) for p in parameters)
-        return [(p, count) for p, count in counts if count]
+        return {p: count for p, count in counts if count}
 
     def gramian(self, parameters: Sequence[Tensor]) -> Tensor:
         """Returns the inner products of the rows over these parameters, ``(T, T)``, in float64.
@@ -89,15 +89,27 @@ class TaskGradients:
                     flats.append(flat(row.setdefault(p, torch.zeros_like(p))))
         distributed.average(flats, group)
 
-    def sum(self) -> Row:
-        """Returns the plain sum of the rows in new memory."""
+    def sum(self, parameters: Sequence[Tensor], weights: Sequence[float], *, copy: bool = False) -> Row:
+        """Returns the weighted sum of the rows, task by task as autograd would add them up.
+
+        Args:
+            parameters: Parameters; those that no task reaches are not in the sum.
+            weights: One for each row.
+            copy: Whether it is to lie in new memory; else it lies in that of the first row that has each, and
+                the rows are used up.
+        """
         total: Row = {}
-        for row in self.rows.values():
-            for parameter, gradient in row.items():
+        for row, weight in zip(self.rows.values(), weights, strict=True):
+            for parameter in parameters:
+                if parameter not in row:
+                    continue
+                gradient = row[parameter]
                 if parameter in total:
-                    total[parameter].add_(gradient)
+                    total[parameter].add_(gradient, alpha=weight)
                 else:
-                    total[parameter] = gradient.clone()
+                    total[parameter] = gradient.clone() if copy else gradient
+                    if weight != 1.0:
+                        total[parameter].mul_(weight)
         return total
 
     def _flats(self, parameters: Iterable[Tensor]) -> list[vectors.Flats]:

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 from .conflicts import ConflictReport
 from .gradients import TaskGradients
 from .methods import PCGrad
-from .optimizer import GradientSurgery, check_option
+from .optimizer import GradientSurgery
+from .options import check_option
 from .tasks import Losses, Task, named_tasks
 from .wrapper import OptimizerWrapper, StateDict
 
@@ -102,7 +103,7 @@ class GSE(OptimizerWrapper):
             self._tasks.extend(tasks.items())
         if not accumulate:
             if not recompute:
-                self._sum.add("sum", self.method._gradients.sum())
+                self._sum.add("sum", self.method._summed())
             self.method._operate()
         return values
 

@@ -1,8 +1,9 @@
 """GradientSurgery: an optimizer whose backward takes one loss a task and settles their conflicts."""
 
+import copy
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,16 +11,22 @@ from torch.optim import Optimizer
 
 from . import distributed
 from .conflicts import ConflictReport
-from .gradients import TaskGradients, take
+from .gradients import Row, TaskGradients, take
+from .options import (
+    Granularity,
+    Reduction,
+    Scope,
+    check_option,
+    checked_scope,
+    checked_task_weights,
+    in_scope,
+    parts,
+)
 from .tasks import Losses, Task, differentiate, gradients_set_aside, named_tasks
 from .wrapper import OptimizerWrapper, StateDict
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-Reduction: TypeAlias = Literal["sum", "mean"]
-Scope: TypeAlias = Literal["shared", "all"]
-Granularity: TypeAlias = Literal["global", "group", "parameter"]
 
 
 class GradientSurgery(OptimizerWrapper):
@@ -45,18 +52,27 @@ class GradientSurgery(OptimizerWrapper):
         reduction: ``"sum"`` over the tasks, or ``"mean"``, 1/T for every parameter however many tasks reach
             it.
         scope: ``"shared"`` operates on the parameters that two tasks or more reach, and a task's own head
-            keeps its own gradient; ``"all"`` operates on every parameter.
+            keeps its own gradient; ``"all"`` operates on every parameter. Or parameters, or a callable that
+            returns them, asked at each backward (``scope=model.encoder.parameters``): the others get the
+            plain sum.
         granularity: One surgery for all parameters (``"global"``), for each parameter group (``"group"``), or
             for each parameter (``"parameter"``).
+        task_weights: By task, what its loss is multiplied by, positive. A task that a step has not is no
+            obstacle; one without a weight is an error, since a misspelt name could not be told from it.
         generator: Source of the random choices, on the CPU; by default one of its own with torch's fixed
             seed. It is part of the state_dict.
         process_group: The ranks that hold replicas (default: all).
 
     Attributes:
-        conflicts: The report of the last backward, None before it.
+        conflicts: The report of the last backward, None before it. Of weighted tasks, it shows the gradients
+            of the weighted losses.
+        tasks: For :meth:`weights`: the names of the tasks in the Gramian's order. A task may be absent from
+            a step and come back, at another place.
+        part: For :meth:`weights`: which surgery of the step this is. 0, or the index of the parameter group
+            or of the parameter, by granularity.
 
     Raises:
-        TypeError: If ``optimizer`` is not an optimizer.
+        TypeError: If ``optimizer`` is not an optimizer, or ``scope`` holds what is no parameter.
         ValueError: If an option has no such value, or parameters belong to ``FullyShardedDataParallel``.
     """
 
@@ -67,12 +83,12 @@ class GradientSurgery(OptimizerWrapper):
         reduction: Reduction = "sum",
         scope: Scope = "shared",
         granularity: Granularity = "global",
+        task_weights: Mapping[str, float] | None = None,
         generator: torch.Generator | None = None,
         process_group: "ProcessGroup | None" = None,
     ) -> None:
         super().__init__(optimizer)
         check_option("reduction", reduction, ("sum", "mean"))
-        check_option("scope", scope, ("shared", "all"))
         check_option("granularity", granularity, ("global", "group", "parameter"))
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(
@@ -81,11 +97,14 @@ class GradientSurgery(OptimizerWrapper):
             )
         distributed.refuse_flattened(self._parameters())
         self.reduction = reduction
-        self.scope = scope
+        self.scope = checked_scope(scope)
         self.granularity = granularity
+        self.task_weights = None if task_weights is None else checked_task_weights(task_weights)
         self.generator = torch.Generator() if generator is None else generator
         self.process_group = process_group
         self.conflicts: ConflictReport | None = None
+        self.tasks: tuple[str, ...] = ()
+        self.part = 0
         self._gradients = TaskGradients()
         self._operated = False
         self._shares_generator = False
@@ -100,6 +119,13 @@ class GradientSurgery(OptimizerWrapper):
             ``(T,)``, on the Gramian's device.
         """
         raise NotImplementedError(f"{type(self).__name__} has no weights(gramian); take PCGrad")
+
+    def method_state(self) -> dict[str, Any]:
+        """Returns what :meth:`weights` remembers, in plain containers and tensors, for the state_dict."""
+        return {}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Restores what :meth:`method_state` returned."""
 
     def backward(self, losses: Losses, *, accumulate: bool = False) -> dict[str, Tensor | None]:
         """Back-propagates each task by itself and writes the combined gradient into ``.grad``.
@@ -155,6 +181,7 @@ class GradientSurgery(OptimizerWrapper):
     def _collect(self, losses: Losses, *, accumulate: bool) -> dict[str, Tensor | None]:
         """Adds the tasks' gradients to the rows and averages them over the ranks once they are complete."""
         tasks = named_tasks(losses)
+        self._factors(tasks)
         parameters = self._parameters()
         # With nothing accumulated before, a task that fails leaves nothing behind.
         gradients = self._gradients if self._gradients.rows else TaskGradients()
@@ -179,20 +206,24 @@ class GradientSurgery(OptimizerWrapper):
         if distributed.ranks(self.process_group) > 1 and not self._shares_generator:
             distributed.share_generator(self.generator, self.process_group)
             self._shares_generator = True
-        share = 1 / len(gradients.rows) if self.reduction == "mean" else 1.0
+        self.tasks = tuple(gradients.rows)
+        share = 1 / len(self.tasks) if self.reduction == "mean" else 1.0
+        factors = torch.tensor(self._factors(self.tasks), dtype=torch.float64)
         reached = gradients.reached(self._parameters())
-        combined = gradients.first([p for p, count in reached if count == 1 and self.scope == "shared"])
-        if share != 1.0:
-            for gradient in combined.values():
-                gradient.mul_(share)
+        members = in_scope(self.scope, reached, self._parameters())
+        outside = reached.keys() - set(members)
+        combined = gradients.sum([p for p in reached if p in outside], (factors * share).tolist())
         gramians, weights = [], []
-        for part in self._parts([p for p, _ in reached if p not in combined]):
-            gramians.append(gradients.gramian(part))
-            weights.append(self.weights(gramians[-1]) * share)
-            combined.update(gradients.combine(part, weights[-1]))
+        for index, parameters in parts(self.granularity, members, self.param_groups):
+            self.part = index
+            gramian = gradients.gramian(parameters)
+            scale = factors.to(gramian.device, non_blocking=True)
+            gramians.append(gramian * scale * scale.unsqueeze(1))
+            weights.append(self.weights(gramians[-1]).to(gramian) * share)
+            combined.update(gradients.combine(parameters, weights[-1] * scale))
         for parameter, gradient in combined.items():
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        self.conflicts = _report(tuple(gradients.rows), gramians, weights, self.granularity)
+        self.conflicts = _report(self.tasks, gramians, weights, self.granularity)
         self._operated = True
 
     def _write_sum(self, tasks: Iterable[tuple[str, Task]]) -> None:
@@ -200,28 +231,39 @@ class GradientSurgery(OptimizerWrapper):
         parameters = self._parameters()
         for parameter in parameters:
             parameter.grad = None
+        total = TaskGradients()
         with torch.enable_grad(), distributed.unsynchronized():
             for name, task in tasks:
                 differentiate(name, task, parameters)
-        total = TaskGradients()
-        total.add("sum", take(parameters, []))
+                row = take(parameters, total.rows.values())
+                (factor,) = self._factors([name])
+                if factor != 1.0:
+                    for gradient in row.values():
+                        gradient.mul_(factor)
+                total.add("sum", row)
         if distributed.ranks(self.process_group) > 1:
             total.average(parameters, self.process_group)
         for parameter, gradient in total.rows["sum"].items():
             parameter.grad = gradient
 
-    def _parts(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Divides the parameters by surgeries."""
-        if self.granularity == "global":
-            return [list(parameters)]
-        if self.granularity == "parameter":
-            return [[p] for p in parameters]
-        members = set(parameters)
-        groups = ([p for p in dict.fromkeys(group["params"]) if p in members] for group in self.param_groups)
-        return [group for group in groups if group]
+    def _summed(self) -> Row:
+        """Returns the gradient of the tasks' summed loss in new memory."""
+        return self._gradients.sum(self._parameters(), self._factors(self._gradients.rows), copy=True)
+
+    def _factors(self, names: Iterable[str]) -> list[float]:
+        """Returns what the tasks' losses are multiplied by."""
+        if self.task_weights is None:
+            return [1.0 for _ in names]
+        for name in names:
+            if name not in self.task_weights:
+                raise ValueError(
+                    f"task_weights must have a weight for task {name!r}, got {self.task_weights!r}: add it,"
+                    " 1.0 where the loss is to stay as it is"
+                )
+        return [self.task_weights[name] for name in names]
 
     def _own_state(self) -> StateDict:
-        state: StateDict = {"generator": self.generator.get_state()}
+        state: StateDict = {"generator": self.generator.get_state(), "method": self.method_state()}
         if self._gradients.rows:
             indices = {p: k for k, p in enumerate(self._parameters())}
             rows = self._gradients.rows.items()
@@ -234,6 +276,8 @@ class GradientSurgery(OptimizerWrapper):
         self._shares_generator = False
         self._gradients = TaskGradients()
         parameters = self._parameters()
+        if "method" in state:
+            self.load_method_state(copy.deepcopy(state["method"]))
         for name, row in state.get("rows", {}).items():
             held = {parameters[k]: g.to(parameters[k].device, copy=True) for k, g in row.items()}
             self._gradients.add(name, held)
@@ -258,9 +302,3 @@ def _report(
     return ConflictReport(
         tasks, total, torch.cat([none[..., 0], *(w.to(device).unsqueeze(0) for w in weights)])
     )
-
-
-def check_option(option: str, value: str, values: Iterable[str]) -> None:
-    """Raises a ValueError if the option has no such value."""
-    if value not in values:
-        raise ValueError(f"{option} must be one of {', '.join(map(repr, values))}, got {value!r}")

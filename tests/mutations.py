@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutations_of_example import EXAMPLE
-from tests.mutations_of_libraries import LIBRARIES
+from tests.mutations_of_gradsurgery import GRADSURGERY
+from tests.mutations_of_smartreg import SMARTREG
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("gradsurgery", "smartreg", "examples", "tests", "setup.cfg")
@@ -59,7 +60,7 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(file, fragment, replacement, tuple(f"tests/{Path(file).parent.name}/{test}" for test in tests))
-    for file, changes in {**LIBRARIES, **EXAMPLE}.items()
+    for file, changes in {**GRADSURGERY, **SMARTREG, **EXAMPLE}.items()
     for fragment, replacement, *tests in changes
 ]
 

@@ -152,8 +152,10 @@ def test_rows_of_several_calls_add_up_by_task_and_parameter():
         "x": {a: [2, 2], b: [1, 1]},
         "y": {b: [1, 1]},
     }
-    assert gradients.reached([a, b]) == [(a, 1), (b, 2)]
-    assert {p: g.tolist() for p, g in gradients.sum().items()} == {a: [2, 2], b: [2, 2]}
+    assert gradients.reached([a, b]) == {a: 1, b: 2}
+    for copy in (True, False):
+        total = gradients.sum([a, b], [0.5, 4.0], copy=copy)
+        assert {p: g.tolist() for p, g in total.items()} == {a: [1, 1], b: [4.5, 4.5]}
 
 
 def test_a_parameter_without_elements_is_no_obstacle():

@@ -1,0 +1,164 @@
+"""Mutations of gradsurgery: by file what is there, what takes its place, and who must notice."""
+
+GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
+    "gradsurgery/methods.py": [
+        (
+            "products.clamp(max=0)",
+            "products",
+            "test_methods.py::test_without_conflict_the_result_is_exactly_the_sum",
+        ),
+        (  # an adjusted gradient where Algorithm 1 takes the original
+            "(C * gramian[j]).sum(1)",
+            "(C * (C @ gramian)[j]).sum(1)",
+            "test_methods.py::test_the_gramian_form_is_algorithm_1",
+        ),
+        (
+            "products.clamp(max=0) / squares[j])",
+            "products.clamp(max=0) / (squares[j] + 1e-8))",
+            "test_faults.py::test_2_the_scale_does_not_matter_in_float32",
+        ),
+        (
+            "torch.where(squares[j] == 0, 0.0, products.clamp(max=0) / squares[j])",
+            "products.clamp(max=0) / squares[j]",
+            "test_faults.py::test_6_a_zero_gradient_is_not_divided_by",
+        ),
+        (  # one order for all tasks
+            "torch.rand(tasks, max(tasks - 1, 0), generator=generator).argsort(dim=1)",
+            "torch.rand(1, max(tasks - 1, 0), generator=generator).argsort(dim=1).expand(tasks, -1)",
+            "test_methods.py::test_orders_are_uniform_and_drawn_anew_for_each_task",
+        ),
+        (
+            ", generator=generator)",
+            ")",
+            "test_methods.py::test_the_order_comes_from_the_generator_alone",
+        ),
+    ],
+    "gradsurgery/vectors.py": [
+        (
+            "if not all(_is_safe(squares[t], part) for t, part in parts.items()):",
+            "if False:",
+            "test_faults.py::test_2_the_scale_does_not_matter_in_float32",
+        ),
+        (
+            "max(map(abs, factors)) > _LARGEST",
+            "False",
+            "test_vectors.py::test_a_weight_beyond_float32_meets_its_tiny_gradient",
+        ),
+    ],
+    "gradsurgery/optimizer.py": [
+        (
+            "self.weights(gramians[-1]).to(gramian) * share",
+            "self.weights(gramians[-1]).to(gramian)",
+            "test_faults.py::test_1_sum_is_the_sum_and_mean_the_mean",
+        ),
+        (
+            "(factors * share).tolist()",
+            "factors.tolist()",
+            "test_faults.py::test_3_the_mean_divides_by_the_number_of_tasks_whoever_reaches_a_parameter",
+        ),
+        (
+            "gradient if parameter.grad is None else parameter.grad.add_(gradient)",
+            "gradient",
+            "test_optimizer.py::test_a_gradient_from_before_is_added_to_in_its_own_memory",
+        ),
+        (
+            "self._gradients = TaskGradients()\n        super().zero_grad",
+            "super().zero_grad",
+            "test_tasks.py::test_zero_grad_drops_what_was_accumulated",
+        ),
+        (
+            'self.generator.set_state(state["generator"].cpu())',
+            "pass",
+            "test_wrapper.py::test_a_run_resumed_from_its_checkpoint_equals_one_that_was_not_interrupted",
+        ),
+        (
+            "if self._gradients.rows:",
+            "if False:",
+            "test_wrapper.py::test_a_checkpoint_in_the_middle_of_an_accumulation",
+        ),
+        (
+            "self._gradients.average(parameters, self.process_group)",
+            "pass",
+            "test_distributed.py::test_ranks_train_as_one_process_on_the_joined_batch[replicas callables]",
+        ),
+    ],
+    "gradsurgery/options.py": [
+        (
+            'if scope == "all" or count > 1',
+            "if True",
+            "test_faults.py::test_4_heads_do_not_enter_the_inner_products",
+        ),
+        (
+            'if scope == "all" or count > 1',
+            "if count > 1",
+            "test_optimizer.py::test_scope_and_reduction_on_a_model_with_heads",
+        ),
+    ],
+    "gradsurgery/gradients.py": [
+        (  # reach by value
+            "p in row for row in self.rows.values())) for",
+            "p in row and bool(row[p].any()) for row in self.rows.values())) for",
+            "test_faults.py::test_5_a_zero_gradient_is_still_one_of_a_shared_parameter",
+        ),
+        (
+            "held[parameter].add_(gradient)",
+            "held[parameter] = gradient",
+            "test_tasks.py::test_accumulated_micro_batches_equal_one_big_batch",
+        ),
+        (
+            "elif _occupy(occupied, local):",
+            "elif False:",
+            "test_gradients.py::test_overlapping_memory_is_copied_within_a_row_and_between_rows",
+            "test_gradients.py::test_one_gradient_tensor_in_all_tasks_is_not_written_before_it_is_read",
+        ),
+        (
+            "if not _same_layout(local, model):",
+            "if False:",
+            "test_gradients.py::test_rows_in_different_memory_layouts",
+        ),
+        (
+            "total[parameter] = gradient.clone() if copy else gradient",
+            "total[parameter] = gradient",
+            "test_gse.py::test_both_updates_go_through_one_optimizer",
+        ),
+    ],
+    "gradsurgery/gse.py": [
+        (
+            'else PCGrad(optimizer, reduction="mean")',
+            "else PCGrad(optimizer)",
+            "test_gse.py::test_both_updates_go_through_one_optimizer",
+        ),
+        (
+            "self.method.step()\n        if",
+            "if",
+            "test_gse.py::test_both_updates_go_through_one_optimizer",
+        ),
+        (
+            "self.second_update = second_update",
+            'self.second_update = "reuse"',
+            "test_gse.py::test_reuse_evaluates_each_task_once_and_recompute_twice",
+        ),
+        (
+            "self.second_update = second_update",
+            'self.second_update = "recompute"',
+            "test_gse.py::test_reuse_evaluates_each_task_once_and_recompute_twice",
+        ),
+        (
+            "self._tasks.extend(tasks.items())",
+            "self._tasks = list(tasks.items())",
+            "test_gse.py::test_accumulated_micro_batches_are_in_both_updates",
+        ),
+    ],
+    "gradsurgery/distributed.py": [
+        (
+            "message.div_(ranks(group))",
+            "message",
+            "test_distributed.py::test_ranks_train_as_one_process_on_the_joined_batch[replicas callables]",
+        ),
+        (
+            "generator.set_state(states[0])",
+            "pass",
+            "test_distributed.py::test_ranks_train_as_one_process_on_the_joined_batch[replicas callables]",
+        ),
+    ],
+}
