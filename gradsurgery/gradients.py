@@ -41,6 +41,15 @@ class TaskGradients:
         counts = ((p, sum(p in row for row in self.rows.values())) for p in parameters)
         return {p: count for p, count in counts if count}
 
+    def check_reach(self) -> None:
+        """Raises a ValueError if a task reaches no parameter."""
+        for name, row in self.rows.items():
+            if not row:
+                raise ValueError(
+                    f"task {name!r} must reach a parameter of the optimizer, got no gradient: give the"
+                    " optimizer what its loss depends on, and return the loss from a callable"
+                )
+
     def gramian(self, parameters: Sequence[Tensor]) -> Tensor:
         """Returns the inner products of the rows over these parameters, ``(T, T)``, in float64.
 

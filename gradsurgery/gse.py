@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from . import distributed
 from .conflicts import ConflictReport
-from .gradients import TaskGradients
+from .gradients import Row, TaskGradients, take
 from .methods import PCGrad
 from .optimizer import GradientSurgery
-from .options import check_option
-from .tasks import Losses, Task, named_tasks
+from .options import check_option, factors
+from .tasks import Losses, Task, differentiate, named_tasks
 from .wrapper import OptimizerWrapper, StateDict
 
 SecondUpdate: TypeAlias = Literal["recompute", "reuse"]
@@ -69,7 +71,8 @@ class GSE(OptimizerWrapper):
         super().__init__(self.method)
         self.second_update = second_update
         self.before_second_update = before_second_update
-        self._forget()
+        self._tasks: list[tuple[str, Task]] = []
+        self._sum: Row = {}
 
     @property
     def conflicts(self) -> ConflictReport | None:
@@ -98,12 +101,12 @@ class GSE(OptimizerWrapper):
                     f"the loss of task {name!r} must be a callable, got a tensor: second_update='recompute'"
                     f" evaluates it again, so pass a function that returns it, or take second_update='reuse'"
                 )
-        values = self.method._collect(tasks, accumulate=accumulate)
+        values = self.method._collect(losses, accumulate=accumulate)
         if recompute:
             self._tasks.extend(tasks.items())
         if not accumulate:
             if not recompute:
-                self._sum.add("sum", self.method._summed())
+                self._sum = self._held_sum()
             self.method._operate()
         return values
 
@@ -120,11 +123,9 @@ class GSE(OptimizerWrapper):
             )
         self.method.step()
         if self.second_update == "recompute":
-            self.method._write_sum(self._tasks)
-        else:
-            (total,) = self._sum.rows.values()
-            for parameter in self.method._parameters():
-                parameter.grad = total.get(parameter)
+            self._sum = self._recomputed_sum()
+        for parameter in self.method._parameters():
+            parameter.grad = self._sum.get(parameter)
         self._forget()
         if self.before_second_update is not None:
             self.before_second_update()
@@ -139,5 +140,29 @@ class GSE(OptimizerWrapper):
         self._forget()  # what was prepared belongs to the gradients that the method has just replaced
 
     def _forget(self) -> None:
-        self._tasks: list[tuple[str, Task]] = []
-        self._sum = TaskGradients()
+        self._tasks = []
+        self._sum = {}
+
+    def _held_sum(self) -> Row:
+        """Returns the gradient of the tasks' summed loss, from the rows and in memory of its own."""
+        gradients = self.method._gradients
+        weights = factors(self.method.task_weights, gradients.rows)
+        return gradients.sum(self.method._parameters(), weights, copy=True)
+
+    def _recomputed_sum(self) -> Row:
+        """Returns the gradient of the tasks' summed loss, from the callables."""
+        method, parameters, total = self.method, self.method._parameters(), TaskGradients()
+        for parameter in parameters:
+            parameter.grad = None
+        with torch.enable_grad(), distributed.unsynchronized():
+            for name, task in self._tasks:
+                differentiate(name, task, parameters, finite=method.nonfinite == "raise")
+                row = take(parameters, total.rows.values())
+                (factor,) = factors(method.task_weights, [name])
+                if factor != 1.0:
+                    for gradient in row.values():
+                        gradient.mul_(factor)
+                total.add("sum", row)
+        if distributed.ranks(method.process_group) > 1:
+            total.average(parameters, method.process_group)
+        return total.rows["sum"]

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,18 +11,20 @@ from torch.optim import Optimizer
 
 from . import distributed
 from .conflicts import ConflictReport
-from .gradients import Row, TaskGradients, take
+from .gradients import TaskGradients, take
 from .options import (
     Granularity,
+    NonFinite,
     Reduction,
     Scope,
     check_option,
     checked_scope,
     checked_task_weights,
+    factors,
     in_scope,
     parts,
 )
-from .tasks import Losses, Task, differentiate, gradients_set_aside, named_tasks
+from .tasks import Losses, check_positions, differentiate, gradients_set_aside, named_tasks
 from .wrapper import OptimizerWrapper, StateDict
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class GradientSurgery(OptimizerWrapper):
             for each parameter (``"parameter"``).
         task_weights: By task, what its loss is multiplied by, positive. A task that a step has not is no
             obstacle; one without a weight is an error, since a misspelt name could not be told from it.
+        nonfinite: What becomes of a loss that is not finite: ``"pass"`` leaves it to a ``GradScaler``, which
+            sees a gradient that is not finite; ``"raise"`` makes it a ValueError, and waits for each loss.
         generator: Source of the random choices, on the CPU; by default one of its own with torch's fixed
             seed. It is part of the state_dict.
         process_group: The ranks that hold replicas (default: all).
@@ -84,12 +88,14 @@ class GradientSurgery(OptimizerWrapper):
         scope: Scope = "shared",
         granularity: Granularity = "global",
         task_weights: Mapping[str, float] | None = None,
+        nonfinite: NonFinite = "pass",
         generator: torch.Generator | None = None,
         process_group: "ProcessGroup | None" = None,
     ) -> None:
         super().__init__(optimizer)
         check_option("reduction", reduction, ("sum", "mean"))
         check_option("granularity", granularity, ("global", "group", "parameter"))
+        check_option("nonfinite", nonfinite, ("pass", "raise"))
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(
                 f"generator must be on the CPU, got one on {generator.device}: pass torch.Generator(), for"
@@ -100,6 +106,7 @@ class GradientSurgery(OptimizerWrapper):
         self.scope = checked_scope(scope)
         self.granularity = granularity
         self.task_weights = None if task_weights is None else checked_task_weights(task_weights)
+        self.nonfinite = nonfinite
         self.generator = torch.Generator() if generator is None else generator
         self.process_group = process_group
         self.conflicts: ConflictReport | None = None
@@ -148,8 +155,9 @@ class GradientSurgery(OptimizerWrapper):
         Raises:
             TypeError: If ``losses`` is no mapping or sequence, a name no string, or a task neither a tensor
                 nor a callable.
-            ValueError: If there is no task, or a loss is not one number with a graph, or a gradient is
-                sparse.
+            ValueError: If there is no task or one that reaches no parameter, or a loss is not one number with
+                a graph, or a gradient is sparse.
+            RuntimeError: If a backward has freed the graph of a loss already.
         """
         values = self._collect(losses, accumulate=accumulate)
         if not accumulate:
@@ -181,7 +189,8 @@ class GradientSurgery(OptimizerWrapper):
     def _collect(self, losses: Losses, *, accumulate: bool) -> dict[str, Tensor | None]:
         """Adds the tasks' gradients to the rows and averages them over the ranks once they are complete."""
         tasks = named_tasks(losses)
-        self._factors(tasks)
+        check_positions(losses, self._gradients.rows)
+        factors(self.task_weights, tasks)  # refuses a task without a weight before any is differentiated
         parameters = self._parameters()
         # With nothing accumulated before, a task that fails leaves nothing behind.
         gradients = self._gradients if self._gradients.rows else TaskGradients()
@@ -192,11 +201,20 @@ class GradientSurgery(OptimizerWrapper):
         with gradients_set_aside(parameters), distributed.unsynchronized():
             for name, task in tasks.items():
                 pending -= isinstance(task, Tensor)
-                values[name] = differentiate(name, task, parameters, retain_graph=pending > 0, hooks=hooks)
+                values[name] = differentiate(
+                    name,
+                    task,
+                    parameters,
+                    finite=self.nonfinite == "raise",
+                    retain_graph=pending > 0,
+                    hooks=hooks,
+                )
                 gradients.add(name, take(parameters, gradients.rows.values()))
+        if not accumulate:
+            if distributed.ranks(self.process_group) > 1:
+                gradients.average(parameters, self.process_group)
+            gradients.check_reach()
         self._gradients = gradients
-        if not accumulate and distributed.ranks(self.process_group) > 1:
-            self._gradients.average(parameters, self.process_group)
         return values
 
     @torch.no_grad()
@@ -208,16 +226,16 @@ class GradientSurgery(OptimizerWrapper):
             self._shares_generator = True
         self.tasks = tuple(gradients.rows)
         share = 1 / len(self.tasks) if self.reduction == "mean" else 1.0
-        factors = torch.tensor(self._factors(self.tasks), dtype=torch.float64)
+        scale = torch.tensor(factors(self.task_weights, self.tasks), dtype=torch.float64)
         reached = gradients.reached(self._parameters())
         members = in_scope(self.scope, reached, self._parameters())
         outside = reached.keys() - set(members)
-        combined = gradients.sum([p for p in reached if p in outside], (factors * share).tolist())
+        combined = gradients.sum([p for p in reached if p in outside], (scale * share).tolist())
         gramians, weights = [], []
         for index, parameters in parts(self.granularity, members, self.param_groups):
             self.part = index
             gramian = gradients.gramian(parameters)
-            scale = factors.to(gramian.device, non_blocking=True)
+            scale = scale.to(gramian.device, non_blocking=True)
             gramians.append(gramian * scale * scale.unsqueeze(1))
             weights.append(self.weights(gramians[-1]).to(gramian) * share)
             combined.update(gradients.combine(parameters, weights[-1] * scale))
@@ -225,42 +243,6 @@ class GradientSurgery(OptimizerWrapper):
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         self.conflicts = _report(self.tasks, gramians, weights, self.granularity)
         self._operated = True
-
-    def _write_sum(self, tasks: Iterable[tuple[str, Task]]) -> None:
-        """Writes the gradient of the tasks' summed loss into ``.grad``, in place of what was there."""
-        parameters = self._parameters()
-        for parameter in parameters:
-            parameter.grad = None
-        total = TaskGradients()
-        with torch.enable_grad(), distributed.unsynchronized():
-            for name, task in tasks:
-                differentiate(name, task, parameters)
-                row = take(parameters, total.rows.values())
-                (factor,) = self._factors([name])
-                if factor != 1.0:
-                    for gradient in row.values():
-                        gradient.mul_(factor)
-                total.add("sum", row)
-        if distributed.ranks(self.process_group) > 1:
-            total.average(parameters, self.process_group)
-        for parameter, gradient in total.rows["sum"].items():
-            parameter.grad = gradient
-
-    def _summed(self) -> Row:
-        """Returns the gradient of the tasks' summed loss in new memory."""
-        return self._gradients.sum(self._parameters(), self._factors(self._gradients.rows), copy=True)
-
-    def _factors(self, names: Iterable[str]) -> list[float]:
-        """Returns what the tasks' losses are multiplied by."""
-        if self.task_weights is None:
-            return [1.0 for _ in names]
-        for name in names:
-            if name not in self.task_weights:
-                raise ValueError(
-                    f"task_weights must have a weight for task {name!r}, got {self.task_weights!r}: add it,"
-                    " 1.0 where the loss is to stay as it is"
-                )
-        return [self.task_weights[name] for name in names]
 
     def _own_state(self) -> StateDict:
         state: StateDict = {"generator": self.generator.get_state(), "method": self.method_state()}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 Reduction: TypeAlias = Literal["sum", "mean"]
 Scope: TypeAlias = Literal["shared", "all"] | Iterable[Tensor] | Callable[[], Iterable[Tensor]]
+NonFinite: TypeAlias = Literal["pass", "raise"]
 Granularity: TypeAlias = Literal["global", "group", "parameter"]
 
 
@@ -47,6 +48,23 @@ def checked_task_weights(task_weights: Mapping[str, float]) -> dict[str, float]:
                 " to leave a task out, leave it out of the losses"
             )
     return dict(task_weights)
+
+
+def factors(task_weights: Mapping[str, float] | None, names: Iterable[str]) -> list[float]:
+    """Returns what the tasks' losses are multiplied by.
+
+    Raises:
+        ValueError: If a task has no weight.
+    """
+    if task_weights is None:
+        return [1.0 for _ in names]
+    for name in names:
+        if name not in task_weights:
+            raise ValueError(
+                f"task_weights must have a weight for task {name!r}, got {task_weights!r}: add it, 1.0 where"
+                " the loss is to stay as it is"
+            )
+    return [task_weights[name] for name in names]
 
 
 def in_scope(scope: Scope, reached: Mapping[Tensor, int], parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """The tasks of one backward: losses or callables, by name, and how each is differentiated."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -40,15 +40,38 @@ def named_tasks(losses: Losses) -> dict[str, Task]:
                 f"losses must be named by strings, got {name!r}: name each task, as {{'a': loss_a}}"
             )
         if not (isinstance(task, Tensor) or callable(task)):
+            remedy = "the loss itself, not its value"
+            if isinstance(task, tuple):
+                remedy = "names and losses as a mapping, {'a': loss_a}"
             raise TypeError(
                 f"the loss of task {name!r} must be a tensor or a callable, got {type(task).__name__}:"
-                " pass the loss itself, not its value"
+                f" pass {remedy}"
             )
     return tasks
 
 
+def check_positions(losses: Losses, held: Collection[str]) -> None:
+    """Raises a ValueError if positions in a sequence would name other tasks than in the calls before.
+
+    Args:
+        losses: The tasks of this call.
+        held: The names of the tasks accumulated so far.
+    """
+    if held and not isinstance(losses, Mapping) and set(held) != {str(k) for k in range(len(losses))}:
+        raise ValueError(
+            f"losses must have names where the calls of an accumulation differ in tasks, got {len(losses)} in"
+            f" a sequence after tasks {', '.join(map(repr, held))}: pass {{'a': loss_a}} in each call"
+        )
+
+
 def differentiate(
-    name: str, task: Task, parameters: Sequence[Tensor], *, retain_graph: bool = False, hooks: bool = True
+    name: str,
+    task: Task,
+    parameters: Sequence[Tensor],
+    *,
+    finite: bool = False,
+    retain_graph: bool = False,
+    hooks: bool = True,
 ) -> Tensor | None:
     """Adds the gradient of one task to the parameters' ``.grad``.
 
@@ -56,6 +79,7 @@ def differentiate(
         name: The task's name, for the messages.
         task: The task.
         parameters: All parameters of the optimizer.
+        finite: Whether to wait for the loss and refuse one that is not finite.
         retain_graph: Whether the graph of a loss is needed again; that of a callable never is.
         hooks: Whether hooks that wait for gradients to be accumulated may run, those of a
             ``DistributedDataParallel`` whose forward is past among them; without, ``.grad`` must be None.
@@ -64,28 +88,21 @@ def differentiate(
         The loss, detached; None if a callable returned None.
 
     Raises:
-        ValueError: If the loss is not one number with a graph.
+        ValueError: If the loss is not one number with a graph, or not finite.
+        RuntimeError: If a backward has freed its graph already.
     """
-    loss = task if isinstance(task, Tensor) else task()
-    if loss is None:
-        return None
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(
-            f"the loss of task {name!r} must be one number, got {got}: reduce it to its mean or sum"
-        )
-    if not loss.requires_grad:
-        raise ValueError(
-            f"the loss of task {name!r} must have a graph, got {loss!r} that requires no gradient: leave it"
-            " attached, and run its forward with gradients enabled"
-        )
-    if isinstance(task, Tensor) and not hooks:
-        reachable = [p for p in parameters if p.requires_grad]
-        gradients = torch.autograd.grad(loss, reachable, retain_graph=retain_graph, allow_unused=True)
-        for parameter, gradient in zip(reachable, gradients, strict=True):
-            parameter.grad = gradient
-    else:
-        loss.backward(retain_graph=retain_graph and isinstance(task, Tensor))  # type: ignore[no-untyped-call]
+    with _freed_graphs_explained(name, task):
+        loss = task if isinstance(task, Tensor) else task()
+        if loss is None:
+            return None
+        _check_loss(name, loss, finite=finite)
+        if isinstance(task, Tensor) and not hooks:
+            reachable = [p for p in parameters if p.requires_grad]
+            gradients = torch.autograd.grad(loss, reachable, retain_graph=retain_graph, allow_unused=True)
+            for parameter, gradient in zip(reachable, gradients, strict=True):
+                parameter.grad = gradient
+        else:
+            loss.backward(retain_graph=retain_graph and isinstance(task, Tensor))  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
@@ -100,3 +117,38 @@ def gradients_set_aside(parameters: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for parameter, gradient in zip(parameters, before, strict=True):
             parameter.grad = gradient
+
+
+def _check_loss(name: str, loss: object, *, finite: bool) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"the loss of task {name!r} must be one number, got {got}: reduce it to its mean or sum"
+        )
+    if not loss.requires_grad:
+        raise ValueError(
+            f"the loss of task {name!r} must have a graph, got {loss!r} that requires no gradient: leave it"
+            " attached, and run its forward with gradients enabled"
+        )
+    if finite and not loss.isfinite():
+        raise ValueError(
+            f"the loss of task {name!r} must be finite, got {loss.item()}: look into its forward, or take"
+            " nonfinite='pass' to let a GradScaler skip the step"
+        )
+
+
+@contextmanager
+def _freed_graphs_explained(name: str, task: Task) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "through the graph a second time" not in str(error):
+            raise
+        remedy = (
+            "run its whole forward inside the callable, or pass the losses of a shared forward themselves"
+        )
+        if isinstance(task, Tensor):
+            remedy = "call optimizer.backward(losses) in place of loss.backward(), once for each forward"
+        raise RuntimeError(
+            f"the loss of task {name!r} must have its graph, got one that a backward has freed: {remedy}"
+        ) from error

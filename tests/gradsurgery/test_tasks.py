@@ -136,7 +136,7 @@ def test_a_task_that_fails_in_an_accumulation_can_be_dropped(model):
     optimizer = PCGrad(sgd(model))
     optimizer.backward(tasks(model, data), accumulate=True)
     with pytest.raises(ZeroDivisionError):
-        optimizer.backward([lambda: 1 / 0], accumulate=True)
+        optimizer.backward({"task0": lambda: 1 / 0}, accumulate=True)
     assert all(g is None for g in gradients(model))
     optimizer.zero_grad()
     optimizer.backward(tasks(model, data))
