@@ -174,19 +174,6 @@ def test_autocast_around_backward_does_not_reach_the_surgery(model):
     assert plain.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"reduction": "max"}, "reduction must be one of 'sum', 'mean', got 'max'"),
-        ({"scope": "trunk"}, "scope must be one of 'shared', 'all', got 'trunk'"),
-        ({"granularity": "row"}, "granularity must be one of 'global', 'group', 'parameter', got 'row'"),
-    ],
-)
-def test_bad_options_are_refused(model, options, message):
-    with pytest.raises(ValueError, match=message):
-        PCGrad(sgd(model), **options)
-
-
 def test_a_generator_on_another_device_is_refused(model):
     class Elsewhere(torch.Generator):
         device = torch.device("cuda", 0)

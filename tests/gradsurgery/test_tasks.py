@@ -196,36 +196,6 @@ def test_memory_of_one_task_at_a_time():
     assert peak(lambda: optimizer.backward([task() for _ in range(4)])) == 4 * one
 
 
-@pytest.mark.parametrize(
-    ("losses", "error", "message"),
-    [
-        (
-            torch.tensor(1.0),
-            TypeError,
-            "losses must be a mapping or a sequence .* got Tensor: pass the losses unsummed",
-        ),
-        (3.0, TypeError, "losses must be a mapping or a sequence .* got float"),
-        ({}, ValueError, r"losses must hold at least one task, got \{\}"),
-        ([], ValueError, r"losses must hold at least one task, got \[\]"),
-        ({1: lambda: 2.0}, TypeError, "losses must be named by strings, got 1: name each task"),
-        ({"a": 2.0}, TypeError, "the loss of task 'a' must be a tensor or a callable, got float"),
-        ({"a": lambda: 2.0}, ValueError, "the loss of task 'a' must be one number, got float"),
-        (
-            [torch.ones(2, requires_grad=True)],
-            ValueError,
-            r"the loss of task '0' must be one number, got shape \(2,\)",
-        ),
-        ([torch.tensor(1.5)], ValueError, r"the loss of task '0' must have a graph, got tensor\(1.5000\)"),
-        ({"a": lambda: torch.tensor(1.5)}, ValueError, "the loss of task 'a' must have a graph"),
-    ],
-)
-def test_bad_losses_are_refused_in_one_sentence(model, losses, error, message):
-    with pytest.raises(error, match=message) as info:
-        PCGrad(sgd(model)).backward(losses)
-    assert "\n" not in str(info.value)
-    assert all(g is None for g in gradients(model))
-
-
 @pytest.mark.parametrize("form", ["losses", "callables"])
 def test_compiled_modules(form):
     torch.manual_seed(0)
