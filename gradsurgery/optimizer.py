@@ -237,12 +237,21 @@ class GradientSurgery(OptimizerWrapper):
             gramian = gradients.gramian(parameters)
             scale = scale.to(gramian.device, non_blocking=True)
             gramians.append(gramian * scale * scale.unsqueeze(1))
-            weights.append(self.weights(gramians[-1]).to(gramian) * share)
+            weights.append(self._checked_weights(gramians[-1]) * share)
             combined.update(gradients.combine(parameters, weights[-1] * scale))
         for parameter, gradient in combined.items():
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         self.conflicts = _report(self.tasks, gramians, weights, self.granularity)
         self._operated = True
+
+    def _checked_weights(self, gramian: Tensor) -> Tensor:
+        weights = self.weights(gramian).to(gramian)
+        if weights.shape != gramian.shape[:1]:
+            raise ValueError(
+                f"{type(self).__name__}.weights must return shape {tuple(gramian.shape[:1])}, got"
+                f" {tuple(weights.shape)}: return one weight a task"
+            )
+        return weights
 
     def _own_state(self) -> StateDict:
         state: StateDict = {"generator": self.generator.get_state(), "method": self.method_state()}

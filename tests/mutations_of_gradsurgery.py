@@ -47,8 +47,8 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradsurgery/optimizer.py": [
         (
-            "self.weights(gramians[-1]).to(gramian) * share",
-            "self.weights(gramians[-1]).to(gramian)",
+            "self._checked_weights(gramians[-1]) * share",
+            "self._checked_weights(gramians[-1])",
             "test_faults.py::test_1_sum_is_the_sum_and_mean_the_mean",
         ),
         (

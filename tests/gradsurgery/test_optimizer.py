@@ -1,6 +1,7 @@
 """backward() and step(): what lands in .grad, for every scope, reduction, granularity and dtype."""
 
 import copy
+import re
 import weakref
 
 import pytest
@@ -201,6 +202,28 @@ def test_a_method_is_one_function_of_the_gramian(model):
     expected = torch.autograd.grad(model.loss(0, *data[0]), model.trunk.weight)[0]
     First(sgd(model)).backward(tasks(model, data))
     torch.testing.assert_close(model.trunk.weight.grad, expected)
+
+
+@pytest.mark.parametrize("weights", [torch.ones(()), torch.ones(1), torch.ones(3, 1), torch.ones(2)])
+def test_weights_of_another_shape_are_refused_and_not_broadcast(model, weights):
+    class Wrong(GradientSurgery):
+        def weights(self, gramian):
+            return weights
+
+    shape = re.escape(str(tuple(weights.shape)))
+    with pytest.raises(ValueError, match=rf"Wrong.weights must return shape \(3,\), got {shape}: return one"):
+        Wrong(sgd(model)).backward(tasks(model, batches()))
+    assert all(g is None for g in gradients(model))
+
+
+def test_weights_may_be_of_another_dtype(model):
+    class Sum(GradientSurgery):
+        def weights(self, gramian):
+            return torch.ones(len(gramian), dtype=torch.int32)
+
+    optimizer = Sum(sgd(model))
+    optimizer.backward(tasks(model, batches()))
+    assert optimizer.conflicts.weights.dtype == torch.float64
 
 
 def test_copies_train_alike_and_apart(model):
