@@ -1,7 +1,8 @@
 """GSE: two updates a step, the first with the operated gradient and the second with the summed loss's."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from contextlib import AbstractContextManager
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,10 +14,11 @@ from .gradients import Row, TaskGradients, take
 from .methods import PCGrad
 from .optimizer import GradientSurgery
 from .options import check_option, factors
-from .tasks import Losses, Task, differentiate, named_tasks
-from .wrapper import OptimizerWrapper, StateDict
+from .tasks import Losses, Task, autocast_of_now, differentiate, named_tasks
+from .wrapper import Closure, OptimizerWrapper, StateDict
 
 SecondUpdate: TypeAlias = Literal["recompute", "reuse"]
+_Evaluated: TypeAlias = tuple[str, Task, Callable[[], AbstractContextManager[None]]]
 
 
 class GSE(OptimizerWrapper):
@@ -37,12 +39,12 @@ class GSE(OptimizerWrapper):
     about a quarter in a fine-tuning on three tasks (.26; with ``reduction="sum"`` .53).
 
     What happens to ``.grad`` between ``backward`` and ``step``, such as clipping, concerns the first update.
-    The second gradient exists only inside ``step``, and ``before_second_update`` is the place to clip it, or
-    to divide it by the scale of a ``GradScaler``, which has unscaled the first alone. After the step
-    ``.grad`` holds the second gradient. A ``.grad`` from before ``backward`` is in the first only.
+    The second gradient exists only inside ``step``, and ``before_second_update`` is the place to clip it.
+    After the step ``.grad`` holds the second gradient. A ``.grad`` from before ``backward``, for instance of
+    another ``backward``, is in the first only.
 
-    A ``state_dict`` holds no callables: to recompute after resuming, save it between a step and the next
-    ``backward``.
+    A ``state_dict`` or a copy holds no callables: to recompute after resuming, save it between a step and the
+    next ``backward``.
 
     Args:
         optimizer: A method around an optimizer, or an optimizer, which is the same as
@@ -51,9 +53,12 @@ class GSE(OptimizerWrapper):
             parameters that the first update has reached; ``"reuse"`` takes the sum of the gradients that the
             first was made from: no further backward, memory for one gradient more until the step.
         before_second_update: Called with the second gradient in ``.grad``.
+        scaler: The ``GradScaler`` that scales the losses and makes the steps. It unscales the second gradient
+            before ``before_second_update``, skips the second update where that gradient is not finite, and
+            both updates where the first is not.
 
     Raises:
-        TypeError: If ``optimizer`` is not an optimizer.
+        TypeError: If ``optimizer`` is not an optimizer, or its update needs a closure.
         ValueError: If ``second_update`` has no such value.
     """
 
@@ -63,6 +68,7 @@ class GSE(OptimizerWrapper):
         *,
         second_update: SecondUpdate = "recompute",
         before_second_update: Callable[[], object] | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         check_option("second_update", second_update, ("recompute", "reuse"))
         self.method = (
@@ -71,8 +77,10 @@ class GSE(OptimizerWrapper):
         super().__init__(self.method)
         self.second_update = second_update
         self.before_second_update = before_second_update
-        self._tasks: list[tuple[str, Task]] = []
+        self.scaler = scaler
+        self._tasks: list[_Evaluated] = []
         self._sum: Row = {}
+        self._is_ready = False
 
     @property
     def conflicts(self) -> ConflictReport | None:
@@ -102,34 +110,55 @@ class GSE(OptimizerWrapper):
                     f" evaluates it again, so pass a function that returns it, or take second_update='reuse'"
                 )
         values = self.method._collect(losses, accumulate=accumulate)
+        if self._is_ready:  # for a step that was not made, as when a GradScaler skips it
+            self._forget()
         if recompute:
-            self._tasks.extend(tasks.items())
+            autocast = autocast_of_now({parameter.device.type for parameter in self.method._parameters()})
+            self._tasks.extend((name, task, autocast) for name, task in tasks.items())
         if not accumulate:
             if not recompute:
                 self._sum = self._held_sum()
             self.method._operate()
+            self._is_ready = True
         return values
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Closure | None = None) -> Any:
         """Makes the two updates.
+
+        Args:
+            closure: Called first, for loops that leave the backward to the step: it clears the gradients,
+                calls ``backward(losses)`` and returns the loss.
+
+        Returns:
+            What the closure returned.
 
         Raises:
             RuntimeError: If there was no ``backward`` since the last step.
         """
-        self._refuse_closure(closure)
-        if not self.method._operated:
+        value = self._evaluated(closure)
+        if not self._is_ready:
             raise RuntimeError(
-                "step() makes two updates out of backward(losses), got none since the last step"
+                "step() makes two updates out of backward(losses), got none since the last step or"
+                " zero_grad(): call optimizer.backward(losses) before it, the last time without"
+                " accumulate=True"
             )
+        tasks, total = self._tasks, self._sum
+        self._forget()
         self.method.step()
         if self.second_update == "recompute":
-            self._sum = self._recomputed_sum()
+            total = self._recomputed_sum(tasks)
         for parameter in self.method._parameters():
-            parameter.grad = self._sum.get(parameter)
-        self._forget()
+            parameter.grad = total.get(parameter)
+        inner = self.method.optimizer
+        if self.scaler is not None:
+            self.scaler.unscale_(inner)  # the second gradient's infinities are found and counted as its own
         if self.before_second_update is not None:
             self.before_second_update()
-        self.method.optimizer.step()
+        if self.scaler is None:
+            inner.step()
+        else:
+            self.scaler.step(inner)
+        return value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears ``.grad``, the accumulated gradients and what was kept for the second update."""
@@ -139,9 +168,26 @@ class GSE(OptimizerWrapper):
     def _load_own_state(self, state: StateDict) -> None:
         self._forget()  # what was prepared belongs to the gradients that the method has just replaced
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        # A GradScaler's step asks every optimizer this, and so tells that there is one.
+        if self.scaler is None:
+            raise ValueError(
+                "scaler must be the GradScaler whose step() makes the two updates, got None: pass"
+                " GSE(..., scaler=scaler), which unscales the second gradient, too"
+            )
+        return False
+
     def _forget(self) -> None:
         self._tasks = []
         self._sum = {}
+        self._is_ready = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self.second_update == "recompute":  # a copy's callables would evaluate the original's model
+            state.update(_tasks=[], _is_ready=False)
+        return state
 
     def _held_sum(self) -> Row:
         """Returns the gradient of the tasks' summed loss, from the rows and in memory of its own."""
@@ -149,14 +195,16 @@ class GSE(OptimizerWrapper):
         weights = factors(self.method.task_weights, gradients.rows)
         return gradients.sum(self.method._parameters(), weights, copy=True)
 
-    def _recomputed_sum(self) -> Row:
+    def _recomputed_sum(self, tasks: list[_Evaluated]) -> Row:
         """Returns the gradient of the tasks' summed loss, from the callables."""
+        torch.clear_autocast_cache()  # in which an autocast around step() keeps the weights of before
         method, parameters, total = self.method, self.method._parameters(), TaskGradients()
         for parameter in parameters:
             parameter.grad = None
         with torch.enable_grad(), distributed.unsynchronized():
-            for name, task in self._tasks:
-                differentiate(name, task, parameters, finite=method.nonfinite == "raise")
+            for name, task, autocast in tasks:
+                with autocast():
+                    differentiate(name, task, parameters, finite=method.nonfinite == "raise")
                 row = take(parameters, total.rows.values())
                 (factor,) = factors(method.task_weights, [name])
                 if factor != 1.0:

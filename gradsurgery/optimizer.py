@@ -25,7 +25,7 @@ from .options import (
     parts,
 )
 from .tasks import Losses, check_positions, differentiate, gradients_set_aside, named_tasks
-from .wrapper import OptimizerWrapper, StateDict
+from .wrapper import Closure, OptimizerWrapper, StateDict
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -164,9 +164,17 @@ class GradientSurgery(OptimizerWrapper):
             self._operate()
         return values
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Makes the inner optimizer's update with ``.grad`` as it is."""
-        self._refuse_closure(closure)
+    def step(self, closure: Closure | None = None) -> Any:
+        """Makes the inner optimizer's update with ``.grad`` as it is.
+
+        Args:
+            closure: Called first, for loops that leave the backward to the step: it clears the gradients,
+                calls ``backward(losses)`` and returns the loss.
+
+        Returns:
+            What the closure returned.
+        """
+        value = self._evaluated(closure)
         if not self._operated:
             warnings.warn(
                 f"{type(self).__name__}.step() applies the gradients as they are, with no surgery, for no"
@@ -176,6 +184,7 @@ class GradientSurgery(OptimizerWrapper):
             )
         self._operated = False
         self.optimizer.step()
+        return value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears ``.grad`` and the gradients accumulated by ``backward(losses, accumulate=True)``."""

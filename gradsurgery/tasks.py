@@ -1,7 +1,7 @@
 """The tasks of one backward: losses or callables, by name, and how each is differentiated."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TypeAlias
 
 import torch
@@ -104,6 +104,33 @@ def differentiate(
         else:
             loss.backward(retain_graph=retain_graph and isinstance(task, Tensor))  # type: ignore[no-untyped-call]
     return loss.detach()
+
+
+def autocast_of_now(devices: Collection[str]) -> Callable[[], AbstractContextManager[None]]:
+    """Returns a function of contexts under the autocast that is in force now, or without one as now.
+
+    Args:
+        devices: The types of the devices that are used.
+    """
+    autocasts = [
+        torch.autocast(
+            device,
+            dtype=torch.get_autocast_dtype(device),
+            enabled=torch.is_autocast_enabled(device),
+            cache_enabled=torch.is_autocast_cache_enabled(),
+        )
+        for device in devices
+        if torch.amp.is_autocast_available(device)
+    ]
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with ExitStack() as stack:
+            for autocast in autocasts:
+                stack.enter_context(autocast)
+            yield
+
+    return context
 
 
 @contextmanager

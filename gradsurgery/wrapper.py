@@ -1,9 +1,13 @@
 """An Optimizer around an Optimizer: one set of parameter groups, state and defaults, two objects."""
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
+import torch
 from torch.optim import Optimizer
 
+Closure: TypeAlias = Callable[[], Any]
 StateDict = dict[str, Any]
 
 
@@ -43,6 +47,13 @@ class OptimizerWrapper(Optimizer):
             raise TypeError(
                 f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}:"
                 " pass for instance torch.optim.AdamW(model.parameters())"
+            )
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise TypeError(
+                "optimizer must make its update from the gradient at hand, got"
+                f" {type(optimizer).__name__}, whose step() evaluates the losses again by a closure and would"
+                " miss the surgery: take another, such as torch.optim.AdamW"
             )
         super().__init__([{"params": []}], {})
         self.optimizer = optimizer
@@ -87,11 +98,12 @@ class OptimizerWrapper(Optimizer):
         """Restores what ``_own_state`` returned; an empty mapping comes from a plain checkpoint."""
 
     @staticmethod
-    def _refuse_closure(closure: object) -> None:
-        if closure is not None:
-            raise ValueError(
-                f"step() takes no closure, got {closure!r}: give the tasks to backward() as callables"
-            )
+    def _evaluated(closure: Closure | None) -> Any:
+        """Calls what a training loop would have done before the step, and returns its loss."""
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks and what a scheduler puts over step() belong to this object alone, as for any optimizer.

@@ -144,9 +144,34 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "test_gse.py::test_reuse_evaluates_each_task_once_and_recompute_twice",
         ),
         (
-            "self._tasks.extend(tasks.items())",
-            "self._tasks = list(tasks.items())",
+            "self._tasks.extend((name",
+            "self._tasks = list((name",
             "test_gse.py::test_accumulated_micro_batches_are_in_both_updates",
+        ),
+        (
+            "if self._is_ready:  #",
+            "if False:  #",
+            "test_amp.py::test_a_skipped_step_leaves_nothing_for_the_next",
+        ),
+        (
+            "            self.scaler.unscale_(inner)  #",
+            "            pass  #",
+            "test_amp.py::test_a_scale_that_is_a_power_of_two_changes_nothing",  # clips before it unscales
+        ),
+        (
+            "self.scaler.step(inner)",
+            "inner.step()",
+            "test_amp.py::test_each_of_gses_updates_is_skipped_where_its_gradient_is_not_finite",
+        ),
+        (
+            "                with autocast():\n                    differentiate",
+            "                if True:\n                    differentiate",
+            "test_amp.py::test_the_second_gradient_is_evaluated_under_the_autocast_of_the_first",
+        ),
+        (
+            "torch.clear_autocast_cache()  #",
+            "pass  #",
+            "test_amp.py::test_the_second_gradient_is_evaluated_under_the_autocast_of_the_first",
         ),
     ],
     "gradsurgery/distributed.py": [

@@ -232,10 +232,27 @@ def test_checkpoints_of_the_plain_optimizer_load_and_the_other_way_round(wrap):
     assert equal(moments[0], moments[2])
 
 
-def test_a_closure_is_refused(wrap):
-    optimizer = wrap(adam(network()))
-    with pytest.raises(ValueError, match=r"step\(\) takes no closure, got <function"):
-        optimizer.step(lambda: 1.0)
+def test_a_closure_does_what_comes_before_the_step(wrap):
+    model = network()
+    expected = train(model, wrap(adam(model)), range(3))
+    model = network()
+    optimizer = wrap(adam(model))
+    for step in range(3):
+
+        def closure(step=step):
+            optimizer.zero_grad()
+            values = optimizer.backward(tasks(model, step))
+            return sum(value.item() for value in values.values())
+
+        loss = sum(task().item() for task in tasks(model, step).values())
+        with torch.no_grad():  # as torch's optimizers do, the step enables gradients for the closure
+            assert optimizer.step(closure=closure) == loss
+    assert equal(model.parameters(), expected)
+
+
+def test_an_optimizer_that_evaluates_closures_itself_is_refused(wrap):
+    with pytest.raises(TypeError, match=r"optimizer must make its update from .*, got LBFGS, whose step\(\)"):
+        wrap(torch.optim.LBFGS(network().parameters()))
 
 
 def test_zero_grad_follows_set_to_none(wrap):
