@@ -1,9 +1,8 @@
-"""The wrapper is an Optimizer: schedulers, hooks, copies and checkpoints take it for the inner one."""
+"""The wrapper is an Optimizer: hooks, copies and checkpoints take it for the inner one."""
 
 import copy
 import io
 import pickle
-import warnings
 
 import pytest
 import torch
@@ -74,38 +73,6 @@ def test_groups_state_and_defaults_are_the_inner_optimizers(wrap):
     groups = inner.param_groups[:]
     optimizer.param_groups = groups
     assert inner.param_groups is groups
-
-
-SCHEDULERS = {
-    "step": lambda o: lr_scheduler.StepLR(o, 2, 0.5),
-    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda step: 1 / (1 + step)),
-    "one cycle": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=20),
-    "sequence": lambda o: lr_scheduler.SequentialLR(
-        o, [lr_scheduler.ConstantLR(o, 0.5, 2), lr_scheduler.ExponentialLR(o, 0.9)], [2]
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_schedulers_of_the_wrapper_and_of_the_inner_optimizer_are_the_same(wrap, name):
-    results = []
-    for of_wrapper in (True, False):
-        model = network()
-        inner = adam(model)
-        if of_wrapper:
-            optimizer = wrap(inner)
-            scheduler = SCHEDULERS[name](optimizer)
-        else:
-            scheduler = SCHEDULERS[name](inner)
-            optimizer = wrap(inner)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The epoch parameter")
-            warnings.filterwarnings("error", "Detected call")  # of a scheduler before its optimizer
-            results.append(train(model, optimizer, range(6), scheduler))
-        assert inner.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"] != 0.05
-    constant = network()
-    assert equal(*results)
-    assert not equal(results[0], train(constant, wrap(adam(constant)), range(6)))
 
 
 def test_step_hooks_run_once_a_step_around_the_update(wrap):
