@@ -1,7 +1,8 @@
 """Gradient surgery for torch optimizers."""
 
-from .conflicts import ConflictHistory, ConflictReport, PairSummary
+from .conflicts import ConflictReport
 from .gse import GSE
+from .history import ConflictHistory, PairSummary
 from .methods import PCGrad
 from .optimizer import GradientSurgery
 

@@ -1,29 +1,40 @@
-"""What a backward saw: the angles between the task gradients, in one report, and over many steps."""
+"""What a backward saw: the angles between the task gradients, in one report."""
 
 import math
-import statistics
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import Protocol
 
+import torch
 from torch import Tensor
+
+
+class Writer(Protocol):
+    """What a ``SummaryWriter`` of TensorBoard has."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
+        """Adds a point to the curve of this name."""
 
 
 @dataclass(frozen=True)
 class ConflictReport:
     """The geometry of one backward's task gradients, over the parameters that were operated on.
 
-    It holds T² numbers on the gradients' device; whatever is read from it is computed then.
+    It holds T² numbers on the gradients' device, for each part too; whatever is read from it is computed
+    then. ``print(report)`` shows it as a table.
 
     Attributes:
         tasks: The tasks' names.
         gramian: Inner products of the task gradients, ``(T, T)``.
         weights: What the gradients were multiplied by, ``(T,)``, or ``(K, T)`` for K surgeries.
+        parts: With ``breakdown=``, a report on each part's parameters. Their Gramians add up to this one.
     """
 
     tasks: tuple[str, ...]
     gramian: Tensor
     weights: Tensor
+    parts: Mapping[str, "ConflictReport"] = field(default_factory=dict)
 
     @property
     def norms(self) -> Tensor:
@@ -50,71 +61,96 @@ class ConflictReport:
         cosines = self.pairs.values()
         return sum(c < 0 for c in cosines) / len(cosines) if cosines else math.nan
 
+    def log(self, writer: Writer, step: int, *, prefix: str = "conflicts") -> None:
+        """Writes cosines, norms, weights and the conflict rate, and those of the parts, as scalars.
 
-@dataclass(frozen=True)
-class PairSummary:
-    """One pair of tasks over many steps.
+        Args:
+            writer: A ``torch.utils.tensorboard.SummaryWriter``, or what else has ``add_scalar``.
+            step: The step.
+            prefix: Begins the scalars' names, as in ``conflicts/cosine/a-b`` and ``conflicts/norm/a``, and
+                of a part ``conflicts/part/norm/a``.
+        """
+        for (first, second), cosine in self.pairs.items():
+            writer.add_scalar(f"{prefix}/cosine/{first}-{second}", cosine, step)
+        for task, norm, weight in zip(self.tasks, self.norms.tolist(), self._mean_weights(), strict=True):
+            writer.add_scalar(f"{prefix}/norm/{task}", norm, step)
+            writer.add_scalar(f"{prefix}/weight/{task}", weight, step)
+        if len(self.tasks) > 1:
+            writer.add_scalar(f"{prefix}/conflict_rate", self.conflict_rate, step)
+        for name, part in self.parts.items():
+            part.log(writer, step, prefix=f"{prefix}/{name}")
 
-    A conflict rate says little by itself: it is one half where the cosines are noise around 0. Read it beside
-    the mean and its error, and beside the null, the rate of one task with itself on two batches.
+    def __str__(self) -> str:
+        pairs, cosines = self.pairs, self.cosines.tolist()
+        lines = [["task", "norm", "weight", *(f"cos {task}" for task in self.tasks)]]
+        for i, (norm, weight) in enumerate(zip(self.norms.tolist(), self._mean_weights(), strict=True)):
+            others = ["·" if i == j else f"{c:.3f}" for j, c in enumerate(cosines[i])]
+            lines.append([self.tasks[i], f"{norm:.3g}", f"{weight:.3g}", *others])
+        text = f"{sum(c < 0 for c in pairs.values())} of {len(pairs)} pairs conflict\n{table(lines)}"
+        if not self.parts or not pairs:
+            return text
+        lines = [["part", "pairs that conflict", "least cosine", "of"]]
+        for name, part in self.parts.items():
+            (first, second), least = min(part.pairs.items(), key=lambda item: item[1])
+            count = sum(c < 0 for c in part.pairs.values())
+            lines.append([name, str(count), f"{least:.3f}", f"{first}, {second}"])
+        return f"{text}\n\n{table(lines)}"
 
-    Attributes:
-        mean: Mean cosine.
-        standard_error: Of the mean, the steps taken as independent; nan for fewer than two.
-        conflict_rate: Share of steps with a negative cosine.
-        steps: Number of steps.
+    def _mean_weights(self) -> list[float]:
+        """Returns each task's weight, of several surgeries the mean."""
+        weights = self.weights.reshape(-1, len(self.tasks)).mean(0)
+        return [float(weight) for weight in weights.tolist()]
+
+
+def report_on(
+    tasks: tuple[str, ...],
+    gramians: Sequence[Mapping[str, Tensor]],
+    weights: Sequence[Tensor],
+    *,
+    one: bool,
+    parts: bool,
+) -> ConflictReport:
+    """Returns the report on one backward's surgeries.
+
+    Args:
+        tasks: The tasks' names.
+        gramians: Of each surgery, the Gramians ``(T, T)`` by part.
+        weights: Of each surgery, the weights ``(T,)``.
+        one: Whether there is always one surgery, so that the report's weights are ``(T,)``.
+        parts: Whether to report on the parts, too.
     """
 
-    mean: float
-    standard_error: float
-    conflict_rate: float
-    steps: int
+    def joined(found: Sequence[Tensor], used: Sequence[Tensor]) -> ConflictReport:
+        if not found:
+            none = torch.zeros(0, len(tasks), dtype=torch.float64)
+            return ConflictReport(tasks, none.T @ none, none)
+        device = found[0].device
+        rows = torch.stack([w.to(device) for w in used])
+        return ConflictReport(tasks, add_up(found), rows[0] if one else rows)
+
+    whole = joined([g for surgery in gramians for g in surgery.values()], weights)
+    if not parts:
+        return whole
+    by_part = {}
+    for name in dict.fromkeys(name for surgery in gramians for name in surgery):
+        chosen = [(surgery[name], w) for surgery, w in zip(gramians, weights, strict=True) if name in surgery]
+        by_part[name] = joined(*zip(*chosen, strict=True))
+    return replace(whole, parts=by_part)
 
 
-@dataclass
-class ConflictHistory:
-    """The cosines of each pair of tasks over the steps of a run.
-
-    Attributes:
-        steps: By pair of tasks, the steps at which it was seen.
-        cosines: By pair of tasks, its cosines at these steps.
-    """
-
-    steps: dict[tuple[str, str], list[int]] = field(default_factory=dict)
-    cosines: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-
-    def record(self, step: int, report: ConflictReport) -> None:
-        """Adds a report's cosines, waiting for the device that holds them."""
-        for pair, cosine in report.pairs.items():
-            self.steps.setdefault(pair, []).append(step)
-            self.cosines.setdefault(pair, []).append(cosine)
-
-    def summary(self) -> dict[tuple[str, str], PairSummary]:
-        """Returns each pair's mean cosine with its standard error, and its conflict rate."""
-        return {pair: _summarize(cosines) for pair, cosines in self.cosines.items()}
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Returns the history in lists, numbers and strings; :meth:`from_json` reads it."""
-        return [
-            {"tasks": list(pair), "steps": list(steps), "cosines": list(self.cosines[pair])}
-            for pair, steps in self.steps.items()
-        ]
-
-    @classmethod
-    def from_json(cls, pairs: list[dict[str, Any]]) -> "ConflictHistory":
-        """Returns the history that :meth:`to_json` wrote."""
-        history = cls()
-        for pair in pairs:
-            first, second = pair["tasks"]
-            history.steps[first, second] = list(pair["steps"])
-            history.cosines[first, second] = list(pair["cosines"])
-        return history
+def add_up(gramians: Iterable[Tensor]) -> Tensor:
+    """Returns the sum of Gramians, ``(T, T)``, on the first one's device."""
+    first, *others = gramians
+    return torch.stack([first, *(g.to(first.device) for g in others)]).sum(0)
 
 
-def _summarize(cosines: list[float]) -> PairSummary:
-    return PairSummary(
-        mean=statistics.fmean(cosines),
-        standard_error=statistics.stdev(cosines) / math.sqrt(len(cosines)) if len(cosines) > 1 else math.nan,
-        conflict_rate=sum(c < 0 for c in cosines) / len(cosines),
-        steps=len(cosines),
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Returns lines of cells as text in columns, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(w) if k else cell.ljust(w)
+            for k, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        )
+        for cells in lines
     )

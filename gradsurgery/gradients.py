@@ -1,6 +1,6 @@
 """T rows of task gradients, one tensor a parameter: their Gramian (T, T), and their weighted sum in place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -61,6 +61,12 @@ class TaskGradients:
             local = vectors.gramian(self._flats(members), len(self.rows), device)
             total += distributed.sum_over(local, groups)
         return total
+
+    def gramians(self, divided: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+        """Returns :meth:`gramian` for each part of the parameters, all on one device."""
+        found = {name: self.gramian(parameters) for name, parameters in divided.items()}
+        device = vectors.home(gramian.device for gramian in found.values())
+        return {name: gramian.to(device) for name, gramian in found.items()}
 
     def combine(self, parameters: Sequence[Tensor], weights: Tensor) -> Row:
         """Returns ``weightsᵀ J`` over these parameters, in the memory of the first row that has each.

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from . import distributed
-from .conflicts import ConflictReport
+from .breakdown import Breakdown, checked_breakdown, divide
+from .conflicts import ConflictReport, add_up, report_on
 from .gradients import TaskGradients, take
 from .options import (
     Granularity,
@@ -63,6 +64,9 @@ class GradientSurgery(OptimizerWrapper):
             obstacle; one without a weight is an error, since a misspelt name could not be told from it.
         nonfinite: What becomes of a loss that is not finite: ``"pass"`` leaves it to a ``GradScaler``, which
             sees a gradient that is not finite; ``"raise"`` makes it a ValueError, and waits for each loss.
+        breakdown: Divides the report by parts, at no second pass over the gradients: ``"group"`` by parameter
+            group, a module by its children, or a mapping from names to parameters; parameters that are in
+            none are the part ``"other"``.
         generator: Source of the random choices, on the CPU; by default one of its own with torch's fixed
             seed. It is part of the state_dict.
         process_group: The ranks that hold replicas (default: all).
@@ -89,6 +93,7 @@ class GradientSurgery(OptimizerWrapper):
         granularity: Granularity = "global",
         task_weights: Mapping[str, float] | None = None,
         nonfinite: NonFinite = "pass",
+        breakdown: Breakdown | None = None,
         generator: torch.Generator | None = None,
         process_group: "ProcessGroup | None" = None,
     ) -> None:
@@ -107,6 +112,7 @@ class GradientSurgery(OptimizerWrapper):
         self.granularity = granularity
         self.task_weights = None if task_weights is None else checked_task_weights(task_weights)
         self.nonfinite = nonfinite
+        self.breakdown = checked_breakdown(breakdown)
         self.generator = torch.Generator() if generator is None else generator
         self.process_group = process_group
         self.conflicts: ConflictReport | None = None
@@ -243,14 +249,17 @@ class GradientSurgery(OptimizerWrapper):
         gramians, weights = [], []
         for index, parameters in parts(self.granularity, members, self.param_groups):
             self.part = index
-            gramian = gradients.gramian(parameters)
-            scale = scale.to(gramian.device, non_blocking=True)
-            gramians.append(gramian * scale * scale.unsqueeze(1))
-            weights.append(self._checked_weights(gramians[-1]) * share)
+            divided = gradients.gramians(divide(self.breakdown, parameters, self.param_groups))
+            device = next(iter(divided.values())).device
+            scale = scale.to(device, non_blocking=True)
+            gramians.append({name: g * scale * scale.unsqueeze(1) for name, g in divided.items()})
+            weights.append(self._checked_weights(add_up(gramians[-1].values())) * share)
             combined.update(gradients.combine(parameters, weights[-1] * scale))
         for parameter, gradient in combined.items():
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        self.conflicts = _report(self.tasks, gramians, weights, self.granularity)
+        self.conflicts = report_on(
+            self.tasks, gramians, weights, one=self.granularity == "global", parts=self.breakdown is not None
+        )
         self._operated = True
 
     def _checked_weights(self, gramian: Tensor) -> Tensor:
@@ -289,16 +298,3 @@ class GradientSurgery(OptimizerWrapper):
         generator = torch.Generator()
         generator.set_state(state["generator"])
         super().__setstate__({**state, "generator": generator})
-
-
-def _report(
-    tasks: tuple[str, ...], gramians: list[Tensor], weights: list[Tensor], granularity: Granularity
-) -> ConflictReport:
-    if granularity == "global":
-        return ConflictReport(tasks, gramians[0], weights[0])
-    device = gramians[0].device if gramians else torch.device("cpu")
-    none = torch.zeros(0, len(tasks), len(tasks), dtype=torch.float64, device=device)
-    total = torch.cat([none, *(g.to(device).unsqueeze(0) for g in gramians)]).sum(0)
-    return ConflictReport(
-        tasks, total, torch.cat([none[..., 0], *(w.to(device).unsqueeze(0) for w in weights)])
-    )

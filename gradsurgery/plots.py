@@ -1,10 +1,11 @@
 """Figures of a ConflictHistory; they need matplotlib, the extra ``gradsurgery[plots]``."""
 
 import math
-import statistics
+from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from .conflicts import ConflictHistory
+from .history import ConflictHistory, Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def plot_conflicts(
         ImportError: If matplotlib is missing.
         ValueError: If there is nothing to draw, or the window is not positive.
     """
-    if not history.cosines:
+    if not history.pairs:
         raise ValueError("history must hold a pair of tasks, got none: record() reports of two tasks or more")
     if window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
@@ -41,15 +42,15 @@ def plot_conflicts(
         raise ImportError("plot_conflicts needs matplotlib: pip install 'gradsurgery[plots]'") from error
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     curves, rates = figure.subplots(1, 2, width_ratios=(2, 1))
-    lines = [(pair, history, _COLOURS[k % 7], _STYLES[k % 4]) for k, pair in enumerate(history.cosines)]
+    lines = [(pair, history, _COLOURS[k % 7], _STYLES[k % 4]) for k, pair in enumerate(history.pairs)]
     if null is not None:
-        lines += [(pair, null, "0.6", "-") for pair in null.cosines]
+        lines += [(pair, null, "0.6", "-") for pair in null.pairs]
     names = []
     for k, (pair, source, colour, style) in enumerate(lines):
         name = " × ".join(pair) + (" (null)" if source is null else "")
         names.append(name)
-        _draw_curve(curves, source, pair, window, color=colour, linestyle=style, label=name)
-        rate, spread = _rate(source.cosines[pair])
+        _draw_curve(curves, source.pairs[pair], window, color=colour, linestyle=style, label=name)
+        rate, spread = _rate(source.pairs[pair])
         rates.errorbar(rate, k, xerr=spread, fmt="o", color=colour, capsize=3)
     curves.axhline(0, color="0.3", linewidth=0.8)
     curves.set(xlabel="step", ylabel=f"cosine, mean of {window} ± s.e.")
@@ -60,21 +61,29 @@ def plot_conflicts(
     return figure
 
 
-def _draw_curve(
-    axes: Any, history: ConflictHistory, pair: tuple[str, str], window: int, **style: Any
-) -> None:
-    steps, cosines = history.steps[pair], history.cosines[pair]
-    ends = range(min(window, len(cosines)), len(cosines) + 1)
-    parts = [cosines[max(0, end - window) : end] for end in ends]
-    x = [steps[end - 1] for end in ends]
-    means = [statistics.fmean(part) for part in parts]
-    errors = [statistics.stdev(part) / math.sqrt(len(part)) if len(part) > 1 else 0.0 for part in parts]
-    axes.plot(x, means, marker="." if len(x) == 1 else "", **style)
-    low, high = ([m + sign * e for m, e in zip(means, errors, strict=True)] for sign in (-1, 1))
+def _draw_curve(axes: Any, points: Sequence[Point], window: int, **style: Any) -> None:
+    means = windows(points, window)
+    x = [point.step for point in means]
+    axes.plot(x, [point.mean for point in means], marker="." if len(x) == 1 else "", **style)
+    errors = [point.summary().standard_error if point.size > 1 else 0.0 for point in means]
+    low, high = ([p.mean + sign * e for p, e in zip(means, errors, strict=True)] for sign in (-1, 1))
     axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _rate(cosines: list[float]) -> tuple[float, float]:
+def windows(points: Sequence[Point], window: int) -> list[Point]:
+    """Returns for each point that ends so many measurements their mean; of fewer in all, the one mean."""
+    found = []
+    for end in range(1, len(points) + 1):
+        start, joined = end - 1, points[end - 1]
+        while start and joined.size < window:
+            start -= 1
+            joined = points[start].join(joined)
+        if joined.size >= window:
+            found.append(joined)
+    return found or [reduce(Point.join, points)]
+
+
+def _rate(points: Sequence[Point]) -> tuple[float, float]:
     """Returns the share below zero and its standard error."""
-    rate = sum(c < 0 for c in cosines) / len(cosines)
-    return rate, math.sqrt(rate * (1 - rate) / len(cosines))
+    whole = reduce(Point.join, points).summary()
+    return whole.conflict_rate, math.sqrt(whole.conflict_rate * (1 - whole.conflict_rate) / whole.steps)

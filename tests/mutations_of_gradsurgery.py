@@ -47,8 +47,8 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradsurgery/optimizer.py": [
         (
-            "self._checked_weights(gramians[-1]) * share",
-            "self._checked_weights(gramians[-1])",
+            "self._checked_weights(add_up(gramians[-1].values())) * share",
+            "self._checked_weights(add_up(gramians[-1].values()))",
             "test_faults.py::test_1_sum_is_the_sum_and_mean_the_mean",
         ),
         (
@@ -184,6 +184,62 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "generator.set_state(states[0])",
             "pass",
             "test_distributed.py::test_ranks_train_as_one_process_on_the_joined_batch[replicas callables]",
+        ),
+    ],
+    "gradsurgery/breakdown.py": [
+        (
+            "names.setdefault(member, name)",
+            "names[member] = OTHER",
+            "test_breakdown.py::test_each_part_is_of_its_parameters_and_all_add_up",
+        ),
+        (
+            "if held.setdefault(parameter, name) != name:",
+            "if False:",
+            "test_breakdown.py::test_what_is_no_breakdown_is_refused",
+        ),
+    ],
+    "gradsurgery/conflicts.py": [
+        (  # a part's weights of the first surgery only
+            "chosen = [(surgery[name], w)",
+            "chosen = [(surgery[name], weights[0])",
+            "test_breakdown.py::test_each_part_is_of_its_parameters_and_all_add_up",
+        ),
+        (
+            "self.norms.where(self.norms != 0, 1.0)",
+            "self.norms",
+            "test_conflicts.py::test_a_report_describes_the_rows",
+        ),
+    ],
+    "gradsurgery/history.py": [
+        (  # the means of neighbours, without what lies between them
+            " + apart**2 * self.size * later.size / size",
+            "",
+            "test_history.py::test_the_summary_is_of_all_cosines_whatever_the_bound",
+        ),
+        (
+            "self.mean + apart * later.size / size",
+            "self.mean + apart / 2",
+            "test_history.py::test_the_summary_is_of_all_cosines_whatever_the_bound",
+        ),
+        (  # every second one is forgotten
+            "reduce(Point.join, points[k : k + 2])",
+            "points[k]",
+            "test_history.py::test_the_summary_is_of_all_cosines_whatever_the_bound",
+        ),
+        (
+            "points[-1] = points[-1].join(point)",
+            "points.append(point)",
+            "test_history.py::test_points_stand_for_equally_many_steps_and_are_never_more_than_the_bound",
+        ),
+        (
+            "if (second, first) in self.pairs else (first, second)",
+            "if False else (first, second)",
+            "test_history.py::test_a_pair_is_one_in_either_order",
+        ),
+        (
+            "if math.isfinite(cosine):",
+            "if True:",
+            "test_history.py::test_a_step_that_overflowed_spoils_no_mean",
         ),
     ],
 }

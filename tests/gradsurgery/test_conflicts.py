@@ -1,15 +1,13 @@
-"""Reports and histories against the definitions of a cosine, a mean and its standard error."""
+"""Reports against the definition of a cosine; what they print and log."""
 
-import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsurgery import ConflictHistory, ConflictReport, PCGrad
+from gradsurgery import ConflictReport, PCGrad
 from tests.gradsurgery.reference import QUARTER, losses_with, matrices, parameters_like
 
 
@@ -63,31 +61,68 @@ def test_there_is_a_report_after_a_backward_only():
     assert optimizer.conflicts is None
 
 
-@QUARTER
-@given(cosines=st.lists(st.floats(-1, 1), min_size=2, max_size=20))
-def test_the_summary_of_a_history(cosines):
-    history = ConflictHistory()
-    for step, c in enumerate(cosines):
-        gramian = torch.tensor([[1.0, c, 0.5], [c, 1.0, 0.5], [0.5, 0.5, 1.0]], dtype=torch.float64)
-        history.record(10 * step, ConflictReport(("a", "b", "c"), gramian, torch.ones(3)))
-    summary = history.summary()
-    assert set(summary) == {("a", "b"), ("a", "c"), ("b", "c")}
-    pair = summary["a", "b"]
-    assert pair.mean == pytest.approx(np.mean(cosines), abs=1e-12)
-    assert pair.standard_error == pytest.approx(np.std(cosines, ddof=1) / np.sqrt(len(cosines)), abs=1e-9)
-    assert pair.conflict_rate == np.mean(np.array(cosines) < 0)
-    assert pair.steps == len(cosines)
-    assert history.steps["b", "c"] == list(range(0, 10 * len(cosines), 10))
+class Writer:
+    def __init__(self):
+        self.scalars = {}
+
+    def add_scalar(self, tag, scalar_value, global_step):
+        self.scalars[tag, global_step] = scalar_value
 
 
-def test_a_history_survives_json():
-    history = ConflictHistory({("a", "b"): [1, 5]}, {("a", "b"): [0.25, -0.125]})
-    assert ConflictHistory.from_json(json.loads(json.dumps(history.to_json()))) == history
-    history.to_json()[0]["steps"].append(9)
-    assert history.steps["a", "b"] == [1, 5]
+def test_a_report_is_logged_to_whatever_has_add_scalar():
+    rows = torch.tensor([[3.0, 4.0], [-3.0, 4.0]])
+    parameters = parameters_like(rows[0], [1, 1])
+    optimizer = PCGrad(
+        torch.optim.SGD(parameters, lr=1.0),
+        scope="all",
+        granularity="parameter",
+        breakdown={"x": parameters[:1]},
+    )
+    optimizer.backward(dict(zip("ab", losses_with(rows, parameters), strict=True)))
+    writer = Writer()
+    optimizer.conflicts.log(writer, 7)
+    assert writer.scalars == {
+        ("conflicts/cosine/a-b", 7): pytest.approx(7 / 25),
+        ("conflicts/norm/a", 7): 5.0,
+        ("conflicts/norm/b", 7): 5.0,
+        ("conflicts/weight/a", 7): 1.5,  # 2 where x is operated on, which cancels, and 1 for the other
+        ("conflicts/weight/b", 7): 1.5,
+        ("conflicts/conflict_rate", 7): 0.0,
+        ("conflicts/x/cosine/a-b", 7): -1.0,
+        ("conflicts/x/norm/a", 7): 3.0,
+        ("conflicts/x/norm/b", 7): 3.0,
+        ("conflicts/x/weight/a", 7): 2.0,
+        ("conflicts/x/weight/b", 7): 2.0,
+        ("conflicts/x/conflict_rate", 7): 1.0,
+        ("conflicts/other/cosine/a-b", 7): 1.0,
+        ("conflicts/other/norm/a", 7): 4.0,
+        ("conflicts/other/norm/b", 7): 4.0,
+        ("conflicts/other/weight/a", 7): 1.0,
+        ("conflicts/other/weight/b", 7): 1.0,
+        ("conflicts/other/conflict_rate", 7): 0.0,
+    }
+    alone = Writer()
+    report_of(rows[:1])[0].log(alone, 0, prefix="one")
+    assert set(alone.scalars) == {("one/norm/0", 0), ("one/weight/0", 0)}
 
 
-def test_one_measurement_has_no_standard_error():
-    history = ConflictHistory({("a", "b"): [1]}, {("a", "b"): [-0.25]})
-    assert math.isnan(history.summary()["a", "b"].standard_error)
-    assert history.summary()["a", "b"].conflict_rate == 1
+def test_a_report_prints_as_a_table():
+    gramian = torch.tensor([[4.0, -3.0, 0.0], [-3.0, 9.0, 0.0], [0.0, 0.0, 0.0]])
+    trunk = ConflictReport(("sst", "qqp", "sts"), gramian, torch.ones(3))
+    report = ConflictReport(("sst", "qqp", "sts"), gramian, torch.tensor([1.5, 2.0, 1.0]), {"trunk": trunk})
+    assert str(report).splitlines() == [
+        "1 of 3 pairs conflict",
+        "task  norm  weight  cos sst  cos qqp  cos sts",
+        "sst      2     1.5        ·   -0.500    0.000",
+        "qqp      3       2   -0.500        ·    0.000",
+        "sts      0       1    0.000    0.000        ·",
+        "",
+        "part   pairs that conflict  least cosine        of",
+        "trunk                    1        -0.500  sst, qqp",
+    ]
+    alone = ConflictReport(("a",), gramian[:1, :1], torch.ones(1), {"x": trunk})
+    assert str(alone).splitlines() == [
+        "0 of 0 pairs conflict",
+        "task  norm  weight  cos a",
+        "a        2       1      ·",
+    ]

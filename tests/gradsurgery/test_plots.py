@@ -7,14 +7,15 @@ import sys
 import pytest
 
 from gradsurgery import ConflictHistory
+from gradsurgery.history import Point
 from gradsurgery.plots import plot_conflicts
 
 
 def history(*pairs, steps=6):
-    values = [[(-1) ** k * (k + n) / 20 for k in range(steps)] for n in range(len(pairs))]
-    return ConflictHistory(
-        {pair: [10 * k for k in range(steps)] for pair in pairs}, dict(zip(pairs, values, strict=True))
-    )
+    found = ConflictHistory()
+    for n, pair in enumerate(pairs):
+        found.pairs[pair] = [Point.of(10 * k, (-1) ** k * (k + n) / 20) for k in range(steps)]
+    return found
 
 
 def test_curves_are_running_means_and_points_are_rates(tmp_path):
@@ -23,7 +24,7 @@ def test_curves_are_running_means_and_points_are_rates(tmp_path):
     curves, rates = figure.axes
     lines = {line.get_label(): line for line in curves.lines}
     line = lines["sst × qqp"]
-    cosines = real.cosines["sst", "qqp"]
+    cosines = [point.mean for point in real.pairs["sst", "qqp"]]
     assert line.get_xdata().tolist() == [30, 40, 50]
     assert line.get_ydata().tolist() == pytest.approx(
         [statistics.fmean(cosines[k : k + 4]) for k in range(3)]
