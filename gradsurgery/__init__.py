@@ -1,11 +1,36 @@
 """Gradient surgery for torch optimizers."""
 
+from .alignment import IMTLG, AlignedMTL, ConFIG
+from .bargaining import NashMTL
 from .conflicts import ConflictReport
+from .dual_cone import DualProj, UPGrad
+from .fixed import RLW, Constant, Mean, Sum
 from .gse import GSE
 from .history import ConflictHistory, PairSummary
-from .methods import PCGrad
+from .min_norm import MGDA, CAGrad
 from .optimizer import GradientSurgery
+from .projection import GradVac, PCGrad
 
 __version__ = "0.1.0"
 
-__all__ = ["GSE", "ConflictHistory", "ConflictReport", "GradientSurgery", "PCGrad", "PairSummary"]
+__all__ = [
+    "GSE",
+    "IMTLG",
+    "MGDA",
+    "RLW",
+    "AlignedMTL",
+    "CAGrad",
+    "ConFIG",
+    "ConflictHistory",
+    "ConflictReport",
+    "Constant",
+    "DualProj",
+    "GradVac",
+    "GradientSurgery",
+    "Mean",
+    "NashMTL",
+    "PCGrad",
+    "PairSummary",
+    "Sum",
+    "UPGrad",
+]

@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 from . import distributed
 from .conflicts import ConflictReport
 from .gradients import Row, TaskGradients, take
-from .methods import PCGrad
 from .optimizer import GradientSurgery
 from .options import check_option, factors
+from .projection import PCGrad
 from .tasks import Losses, Task, autocast_of_now, differentiate, named_tasks
 from .wrapper import Closure, OptimizerWrapper, StateDict
 

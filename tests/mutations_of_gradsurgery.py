@@ -1,16 +1,16 @@
 """Mutations of gradsurgery: by file what is there, what takes its place, and who must notice."""
 
 GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
-    "gradsurgery/methods.py": [
+    "gradsurgery/projection.py": [
         (
             "products.clamp(max=0)",
             "products",
-            "test_methods.py::test_without_conflict_the_result_is_exactly_the_sum",
+            "test_projection.py::test_without_conflict_the_result_is_exactly_the_sum",
         ),
         (  # an adjusted gradient where Algorithm 1 takes the original
-            "(C * gramian[j]).sum(1)",
-            "(C * (C @ gramian)[j]).sum(1)",
-            "test_methods.py::test_the_gramian_form_is_algorithm_1",
+            "products = (C * gramian[j]).sum(1)",
+            "products = (C * (C @ gramian)[j]).sum(1)",
+            "test_projection.py::test_the_gramian_form_is_algorithm_1",
         ),
         (
             "products.clamp(max=0) / squares[j])",
@@ -25,12 +25,12 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
         (  # one order for all tasks
             "torch.rand(tasks, max(tasks - 1, 0), generator=generator).argsort(dim=1)",
             "torch.rand(1, max(tasks - 1, 0), generator=generator).argsort(dim=1).expand(tasks, -1)",
-            "test_methods.py::test_orders_are_uniform_and_drawn_anew_for_each_task",
+            "test_projection.py::test_orders_are_uniform_and_drawn_anew_for_each_task",
         ),
         (
             ", generator=generator)",
             ")",
-            "test_methods.py::test_the_order_comes_from_the_generator_alone",
+            "test_projection.py::test_the_order_comes_from_the_generator_alone",
         ),
     ],
     "gradsurgery/vectors.py": [

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gradsurgery.methods import random_order
+from gradsurgery.projection import random_order
 
 QUARTER = settings(max_examples=settings().max_examples // 4)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradsurgery import GradientSurgery, PCGrad
-from gradsurgery.methods import random_order
+from gradsurgery.projection import random_order
 from tests.gradsurgery.reference import (
     QUARTER,
     algorithm1,

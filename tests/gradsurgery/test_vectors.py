@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gradsurgery import ConflictReport, vectors
-from gradsurgery.methods import pcgrad_weights, random_order
+from gradsurgery.projection import pcgrad_weights, random_order
 from tests.gradsurgery.reference import QUARTER
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

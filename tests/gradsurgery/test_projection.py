@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradsurgery import PCGrad
-from gradsurgery.methods import pcgrad_weights, random_order
+from gradsurgery.projection import pcgrad_weights, random_order
 from tests.gradsurgery.reference import QUARTER, algorithm1, losses_with, matrices, operate, parameters_like
 
 

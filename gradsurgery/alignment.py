@@ -1,0 +1,110 @@
+"""Methods that give the gradients one angle, or one spectrum: IMTL-G, ConFIG, Aligned-MTL."""
+
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .gramians import EPSILON, equiangular, solve_on_host, spectrum
+from .optimizer import GradientSurgery
+from .options import check_option
+
+ScaleMode: TypeAlias = Literal["min", "median", "rmse"]
+
+
+class IMTLG(GradientSurgery):
+    """Impartial multi-task learning, its gradient balance (Liu et al. 2021, ICLR).
+
+    The update has the same projection on every gradient: with u_i the unit gradients, ``u_i·d`` is one
+    number. The weights add up to T (to 1 with ``reduction="mean"``), and some may be negative; where they can
+    only cancel, as for opposite gradients, all are 0. Dependent gradients without such a d have the one that
+    comes closest.
+
+    A task whose gradient is zero is left out. The arguments are those of :class:`GradientSurgery`. The T²
+    numbers are read on the host, which waits for the device.
+    """
+
+    def weights(self, gramian: Tensor) -> Tensor:
+        """Returns the weights, whose sum is T, or 0."""
+        return imtlg_weights(gramian)
+
+
+class ConFIG(GradientSurgery):
+    """Conflict-free inverse gradients (Liu et al. 2024, arXiv 2408.11104, equation 2).
+
+    The update has the same cosine with every gradient, ``U⁺1`` with U the unit gradients, and as its length
+    the sum of the gradients' projections on it. Dependent gradients without such a direction have the one
+    that comes closest; opposite ones have 0.
+
+    A task whose gradient is zero is left out. The arguments are those of :class:`GradientSurgery`. The T²
+    numbers are read on the host, which waits for the device.
+    """
+
+    def weights(self, gramian: Tensor) -> Tensor:
+        """Returns the weights; some may be negative."""
+        return config_weights(gramian)
+
+
+class AlignedMTL(GradientSurgery):
+    """Independent component alignment (Senushkin et al. 2023, CVPR, Algorithm 1).
+
+    The gradients are replaced by the nearest ones that are orthogonal and of one length, and these are added
+    up. With ``G = V Λ Vᵀ`` the weights are ``√λ V Λ^(-½) Vᵀ 1``; eigenvalues lost in rounding, and their
+    directions, are left out. The T² numbers are read on the host, which waits for the device.
+
+    Args:
+        optimizer: The optimizer that makes the update.
+        scale_mode: Which λ the length is the root of: the least eigenvalue (``"min"``, the paper's), the
+            ``"median"`` (the lower of two), or the mean, by which the length is the root mean square of the
+            singular values (``"rmse"``, the authors' code's).
+        **options: Those of :class:`GradientSurgery`.
+
+    Raises:
+        ValueError: If ``scale_mode`` is no such word.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, scale_mode: ScaleMode = "min", **options: Any) -> None:
+        super().__init__(optimizer, **options)
+        check_option("scale_mode", scale_mode, ("min", "median", "rmse"))
+        self.scale_mode = scale_mode
+
+    def weights(self, gramian: Tensor) -> Tensor:
+        """Returns the weights; some may be negative."""
+        return aligned_weights(gramian, self.scale_mode)
+
+
+def imtlg_weights(gramian: Tensor) -> Tensor:
+    """Returns the weights ``(T,)`` of equal projections, whose sum is T."""
+    return solve_on_host(gramian, _impartial)
+
+
+def config_weights(gramian: Tensor) -> Tensor:
+    """Returns the weights ``(T,)`` of ConFIG's update."""
+    return solve_on_host(gramian, _conflict_free)
+
+
+def aligned_weights(gramian: Tensor, scale_mode: ScaleMode) -> Tensor:
+    """Returns the weights ``(T,)`` of the sum of the aligned gradients."""
+    return solve_on_host(gramian, partial(_aligned, scale_mode=scale_mode))
+
+
+def _impartial(cosines: Tensor, lengths: Tensor) -> Tensor:
+    alpha = equiangular(cosines) / lengths
+    total = alpha.sum()
+    if total.abs() <= 8 * len(alpha) * EPSILON * alpha.abs().sum():
+        return alpha * 0
+    return len(alpha) * alpha / total
+
+
+def _conflict_free(cosines: Tensor, lengths: Tensor) -> Tensor:
+    y = equiangular(cosines)
+    products = cosines @ y
+    square = y @ products
+    return y / lengths * ((lengths @ products) / square if square > 0 else 0.0)
+
+
+def _aligned(cosines: Tensor, lengths: Tensor, scale_mode: ScaleMode) -> Tensor:
+    values, vectors = spectrum(cosines * lengths * lengths.unsqueeze(1))
+    chosen = {"min": values.min(), "median": values.median(), "rmse": values.mean()}[scale_mode]
+    return vectors @ (vectors.sum(0) * (chosen / values).sqrt())
