@@ -1,6 +1,7 @@
 """Gradient surgery for torch optimizers."""
 
 from .alignment import IMTLG, AlignedMTL, ConFIG
+from .balancing import DWA, UncertaintyWeighting
 from .bargaining import NashMTL
 from .conflicts import ConflictReport
 from .dual_cone import DualProj, UPGrad
@@ -14,6 +15,7 @@ from .projection import GradVac, PCGrad
 __version__ = "0.1.0"
 
 __all__ = [
+    "DWA",
     "GSE",
     "IMTLG",
     "MGDA",
@@ -33,4 +35,5 @@ __all__ = [
     "PairSummary",
     "Sum",
     "UPGrad",
+    "UncertaintyWeighting",
 ]

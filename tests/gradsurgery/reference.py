@@ -1,5 +1,7 @@
 """The algorithm as the paper prints it, and losses for it: with prescribed gradients, or of a small model."""
 
+import itertools
+
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -68,6 +70,68 @@ def matrices(*, tasks=(1, 5), width=(1, 12), dtype=torch.float64, low=-4.0):
         return torch.tensor(rows, dtype=dtype)
 
     return draw_matrix()
+
+
+@st.composite
+def hard_matrices(draw, *, tasks=(1, 2, 3, 8, 32), spread=20, near=1e-5):
+    """Strategy of float64 task gradients (T, P) of few directions, dependent and nearly so, of any length.
+
+    Args:
+        draw: Hypothesis's.
+        tasks: What T may be.
+        spread: By how many powers of ten the length of a row may be below or above another's, or all may be.
+        near: How far from opposite the nearly opposite are.
+    """
+    t = draw(st.sampled_from(tasks))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    p = draw(st.sampled_from([1, 2, max(t - 1, 1), t + 1, 2 * t]))
+    J = torch.randn(t, p, generator=generator, dtype=torch.float64)
+    kinds = ["own", "own", "zero", "equal", "opposite", "nearly opposite", "sum"]
+    for k in range(1, t):
+        kind = draw(st.sampled_from(kinds))
+        if kind == "zero":
+            J[k] = 0
+        elif kind == "equal":
+            J[k] = J[k - 1]
+        elif kind == "opposite":
+            J[k] = -J[0]
+        elif kind == "nearly opposite":
+            J[k] = -J[k - 1] + near * J[k]
+        elif kind == "sum":
+            J[k] = -J[:k].sum(0)
+    exponents = draw(st.sampled_from([0, 3, spread])) * (
+        2 * torch.rand(t, 1, generator=generator, dtype=torch.float64) - 1
+    )
+    return J * 10**exponents * 10.0 ** draw(st.sampled_from([-spread, 0, 0, spread]))
+
+
+def subsets(count):
+    """Returns the sets of indices below count that are not empty, as lists."""
+    return [list(s) for size in range(1, count + 1) for s in itertools.combinations(range(count), size)]
+
+
+def projected(vector, J):
+    """Returns the nearest vector in conflict with no row: on the face of the cone that some rows bound."""
+    rows = J[J.any(dim=1)]
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    candidates = [vector]
+    for chosen in subsets(len(rows)):
+        face = rows[chosen]
+        candidates.append(vector - torch.linalg.pinv(face, rtol=1e-9) @ (face @ vector))
+    allowed = [c for c in candidates if (rows @ c >= -1e-10 * vector.norm()).all()]
+    return min(allowed, key=lambda candidate: (candidate - vector).norm().item())
+
+
+def products_with_units(J, weights):
+    """Returns what the update's products with the unit gradients (T,) are, over what they could be at most.
+
+    That is the sum of the lengths of what the update is the sum of, the scale of all rounding.
+    """
+    lengths = J.norm(dim=1)
+    largest = lengths.max()
+    units = J / lengths.where(lengths > 0, 1.0).unsqueeze(1)
+    shares = weights * (lengths / largest)
+    return units @ (units.T @ shares) / shares.abs().sum().clamp(min=1e-300)
 
 
 class Model(nn.Module):
