@@ -1,4 +1,4 @@
-"""PCGrad against Algorithm 1 written out, and the laws of its result."""
+"""PCGrad and GradVac against their algorithms written out, and the laws of their results."""
 
 import itertools
 import math
@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsurgery import PCGrad
-from gradsurgery.projection import pcgrad_weights, random_order
+from gradsurgery import GradVac, PCGrad
+from gradsurgery.projection import gradvac_weights, pcgrad_weights, random_order
 from tests.gradsurgery.reference import QUARTER, algorithm1, losses_with, matrices, operate, parameters_like
 
 
@@ -169,3 +169,117 @@ def test_every_backward_draws_anew():
         optimizer.backward(losses_with(rows, parameters))
         results.add(tuple(parameters[0].grad.tolist()))
     assert len(results) > 1
+
+
+def gradient_vaccine(rows, order, goals, beta):
+    """Wang et al. 2021, Algorithm 1, on whole vectors. Returns the sum and the new averages."""
+    goals = goals.clone()
+    total = torch.zeros_like(rows[0])
+    for i, own in enumerate(rows):
+        g = own.clone()
+        for j in order[i]:
+            length, other = g.norm().item(), rows[j].norm().item()
+            if length == 0 or other == 0:
+                continue
+            goal, cosine = goals[i, j].item(), (g @ rows[j]).item() / (length * other)
+            cosine = min(max(cosine, -1.0), 1.0)
+            if cosine < goal:
+                rise = goal * math.sqrt(1 - cosine**2) - cosine * math.sqrt(1 - goal**2)
+                g = g + length * rise / (other * math.sqrt(1 - goal**2)) * rows[j]
+            goals[i, j] = (1 - beta) * goal + beta * cosine
+        total += g
+    return total, goals
+
+
+@given(data=st.data(), beta=st.sampled_from([0.0, 0.01, 0.5, 1.0]), seed=st.integers(0, 2**32))
+def test_gradvac_is_its_algorithm(data, beta, seed):
+    tasks = data.draw(st.sampled_from([1, 2, 3, 5, 8]))
+    rows = torch.randn(tasks, 10, generator=generator(seed), dtype=torch.float64)
+    rows[data.draw(st.integers(0, tasks - 1))] *= data.draw(st.sampled_from([0.0, 1e-3, 1.0]))
+    rows *= 10.0 ** data.draw(st.integers(-20, 20))
+    order = random_order(tasks, generator(seed))
+    goals = 1.8 * torch.rand(tasks, tasks, generator=generator(seed + 1), dtype=torch.float64) - 0.9
+    expected, averages = gradient_vaccine(rows, order.tolist(), goals, beta)
+    weights, after = gradvac_weights(rows @ rows.T, order, goals, beta)
+    tolerance = 1e-9 * (weights.abs() * rows.norm(dim=1)).sum()
+    assert (weights @ rows - expected).norm() <= tolerance
+    torch.testing.assert_close(after, averages, rtol=0, atol=1e-9)
+
+
+@given(rows=matrices(), seed=st.integers(0, 2**32))
+def test_gradvac_without_averages_is_pcgrad(rows, seed):
+    expected, _ = operate(PCGrad, rows, generator=generator(seed))
+    result, _ = operate(GradVac, rows, generator=generator(seed), beta=0.0)
+    assert (result - expected).norm() <= 1e-12 * size(rows)
+
+
+@given(seed=st.integers(0, 2**32), goal=st.floats(-0.9, 0.9))
+def test_two_tasks_of_gradvac_reach_the_goal_from_below(seed, goal):
+    rows = torch.randn(2, 5, generator=generator(seed), dtype=torch.float64)
+    goals = torch.full((2, 2), goal, dtype=torch.float64)
+    a, b = rows
+    before = torch.cosine_similarity(a, b, dim=0).item()
+    weights, _ = gradvac_weights(rows @ rows.T, torch.tensor([[1], [0]]), goals, 0.5)
+    added = weights - 1
+    for own, other, factor in ((a, b, added[1]), (b, a, added[0])):
+        after = torch.cosine_similarity(own + factor * other, other, dim=0).item()
+        assert after == pytest.approx(max(before, goal), abs=1e-9)
+
+
+ROWS = torch.tensor([[1.0, 0.0, 0.2], [-1.0, 1.0, 0.0], [-0.5, -1.0, 0.3]], dtype=torch.float64)
+
+
+def averages_after(*calls, **options):
+    """Runs GradVac on calls of (names, rows); returns the optimizer."""
+    parameters = parameters_like(ROWS[0], options.pop("sizes", None))
+    optimizer = GradVac(torch.optim.SGD(parameters, lr=1.0), beta=0.5, **options)
+    for names, rows in calls:
+        optimizer.zero_grad()
+        optimizer.backward(dict(zip(names, losses_with(rows, parameters), strict=True)))
+    return optimizer
+
+
+def by_pair(optimizer, part=0):
+    names, values = optimizer.method_state()["averages"][part]
+    return {(a, b): values[i, j].item() for i, a in enumerate(names) for j, b in enumerate(names)}
+
+
+def test_the_averages_of_gradvac_belong_to_names():
+    """Tasks come, go and change places; each pair's average goes on from where it was."""
+    met = by_pair(averages_after(("ab", ROWS[:2]), ("c", ROWS[2:]), ("ba", ROWS[[1, 0]])))
+    straight = by_pair(averages_after(("ab", ROWS[:2]), ("ab", ROWS[:2])))
+    assert {pair: met[pair] for pair in straight} == pytest.approx(straight, rel=1e-12)
+    cosine = torch.cosine_similarity(ROWS[0], ROWS[1], dim=0).item()
+    assert straight["a", "b"] == pytest.approx(0.75 * cosine)
+    assert met["a", "c"] == met["c", "b"] == 0
+
+
+def test_the_averages_of_gradvac_belong_to_parts():
+    optimizer = averages_after(("abc", ROWS), sizes=[1, 2], granularity="parameter")
+    assert optimizer.method_state()["averages"].keys() == {0, 1}
+    assert by_pair(optimizer, 0) != by_pair(optimizer, 1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_seen_and_leaves_its_averages_alone(bad):
+    broken = ROWS.clone()
+    broken[1, 0] = bad
+    before = by_pair(averages_after(("abc", ROWS)))
+    optimizer = averages_after(("abc", ROWS), ("abc", broken))
+    assert not optimizer.param_groups[0]["params"][0].grad.isfinite().all()
+    after = by_pair(optimizer)
+    assert all(map(math.isfinite, after.values()))
+    for pair in (("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")):
+        assert after[pair] == before[pair]
+
+
+def test_a_goal_of_one_is_beyond_reach():
+    gramian = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    weights, _ = gradvac_weights(gramian, torch.tensor([[1], [0]]), torch.ones(2, 2).double(), 0.0)
+    assert weights.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan])
+def test_a_share_that_is_none(beta):
+    with pytest.raises(ValueError, match="beta must be a share from 0 to 1, got"):
+        operate(GradVac, ROWS, beta=beta)
