@@ -36,9 +36,10 @@ class CAGrad(GradientSurgery):
     """Conflict-averse gradient descent (Liu et al. 2021, arXiv 2110.14048, Algorithm 1).
 
     With g the mean of the gradients, the update is T times the d (the d itself with ``reduction="mean"``)
-    that gives the worst off most, ``max min_i g_i·d`` over ``‖d - g‖ ≤ c ‖g‖``. No task is worse off than
-    with the mean; from ``c=1`` on, none is in conflict. Of several such d, as at a Pareto-stationary point,
-    it is the one nearest to g; a task whose gradient is zero is left out.
+    that gives the worst off most, ``max min_i g_i·d`` over ``‖d - g‖ ≤ c ‖g‖``. No task is worse off than the
+    worst off is with the mean; from ``c=1`` on, none is in conflict. Of several such d, as at a
+    Pareto-stationary point, it is the one nearest to g. A single task keeps its gradient, where the ball's
+    end is 1 + c times as long; a task whose gradient is zero is left out.
 
     The T² numbers are read on the host, which waits for the device.
 
@@ -89,6 +90,8 @@ def _worst_off_most(cosines: Tensor, lengths: Tensor, c: float) -> Tensor:
     The distance of that d is a convex function of θ, and Newton's steps towards its value c ‖g‖ come from
     above.
     """
+    if len(lengths) == 1:
+        return torch.ones_like(lengths)
     units = factor(cosines)
     gradients = units * lengths
     # What is added may not count on gradients that cancel each other but for their rounding.
