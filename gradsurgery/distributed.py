@@ -35,8 +35,10 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """Returns this rank's part of a ``DTensor``, sharing its memory, and any other tensor itself."""
+    if not is_sharded(tensor):
+        return tensor
     with torch.no_grad():
-        part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+        part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return part
 
 

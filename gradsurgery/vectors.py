@@ -1,8 +1,10 @@
 """Products and weighted sums of T rows that lie in many tensors: P numbers a row, T² products.
 
-On the CPU, float32 and float64 rows are multiplied where they are, in chunks that stay in cache. Elsewhere,
-and for other dtypes, they are gathered by slabs into one ``(T, n)`` float64 matrix, so that the launches
-grow with P / SLAB, not with the number of tensors, and nothing waits for the device.
+On the CPU, float32 and float64 rows are multiplied and added up where they are, in chunks that stay in cache;
+but small tensors, and those of many tasks, are gathered there before they are multiplied, since one product
+of matrices is then faster than T² calls. Elsewhere, and for other dtypes, rows are gathered by slabs into one
+``(T, n)`` float64 matrix, so that the launches grow with P / SLAB, not with the number of tensors, and
+nothing waits for the device.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +16,21 @@ from torch import Tensor
 Flats: TypeAlias = list[Tensor | None]
 """One parameter's T gradients, each ``(n,)``, n > 0; None for a task that does not reach it."""
 
-CHUNK = 2**19
-"""Elements of a row multiplied at a time on the CPU."""
+CHUNK = 9 * 2**14
+"""Elements of a row multiplied at a time where they are; a float32 sum of many more is off by over 1e-6."""
+SUMMED = 2**19
+"""Elements of a row added up at a time on the CPU, or gathered where its dtype is another."""
+GATHERED = 2**20
+"""Elements of all rows gathered at a time on the CPU."""
 SLAB = 2**22
-"""Elements of a row gathered at a time elsewhere."""
+"""Elements of a row gathered at a time on other devices."""
+SMALL = 2**14
+"""Elements of a tensor from which on it is worth T² calls of its own."""
+MANY = 8
+"""Tasks from which on no tensor is."""
+_BLOCK = 4  # rows multiplied with all before them in one product of matrices
 _SPLITS = 128  # a slab's product is cut into this many, enough for every multiprocessor of a GPU
+_CPU_SPLITS = 16  # likewise, for sums in float32 that are short enough to be accurate
 _SAFE = (1e-24, 1e37)  # squared norms between which no float32 square matters that under- or overflows
 _LARGEST = 2.0**96  # a weight beyond it could overflow float32 before it meets its tiny gradient
 
@@ -35,32 +47,27 @@ def gramian(parameters: Sequence[Flats], tasks: int, device: torch.device) -> Te
     A chunk whose squares leave float32's range is multiplied in float64: the scale does not matter.
     """
     total = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
-    direct, gathered = _divide(parameters)
-    for flats in direct:
-        total += _products(flats)
-    for slab in _slabs(gathered):
-        rows = _gather(slab)
-        splits = rows.view(tasks, _SPLITS, -1).transpose(0, 1)
-        total += torch.bmm(splits, splits.transpose(1, 2)).sum(0).to(device)
+    native, others = _divide(parameters)
+    if native:
+        total += _native_products(native, tasks)
+    for slab in _slabs(others):
+        total += _slab_products(_gather(slab, multiple=_SPLITS).double()).to(device)
     return total
 
 
 def combine(parameters: Sequence[Flats], weights: Tensor) -> None:
     """Writes the weighted sum of the rows into each parameter's first one."""
-    direct, gathered = _divide(parameters)
-    if direct:
+    native, others = _divide(parameters)
+    if native:
         factors = weights.tolist()
         if max(map(abs, factors)) > _LARGEST:
-            direct, gathered = [], list(parameters)
-    for flats in direct:
-        _add_up(flats, factors)
-    for slab in _slabs(gathered):
+            native, others = [], list(parameters)
+    for slab in _slabs(native, SUMMED):
+        _add_up(slab, factors)
+    for slab in _slabs(others):
         targets = [first(piece) for piece in slab]
-        sizes = [t.numel() for t in targets]
-        rows = _gather(slab)
-        total = (weights.to(rows.device, non_blocking=True) @ rows).to(targets[0].dtype)
-        parts = total[: sum(sizes)].to(targets[0].device).split_with_sizes(sizes)
-        torch._foreach_copy_(targets, list(parts))
+        total = _slab_sum(_gather(slab).double(), weights).to(targets[0])
+        torch._foreach_copy_(targets, list(total.split_with_sizes([t.numel() for t in targets])))
 
 
 def first(flats: Flats) -> Tensor:
@@ -69,14 +76,14 @@ def first(flats: Flats) -> Tensor:
 
 
 def _divide(parameters: Sequence[Flats]) -> tuple[list[Flats], list[Flats]]:
-    """Returns the parameters whose rows are multiplied where they are, and the others."""
-    direct: list[Flats] = []
-    gathered: list[Flats] = []
+    """Returns the parameters whose rows the CPU's own kernels take as they are, and the others."""
+    native: list[Flats] = []
+    others: list[Flats] = []
     for flats in parameters:
         some = first(flats)
-        native = some.device.type == "cpu" and some.dtype in (torch.float32, torch.float64)
-        (direct if native else gathered).append(flats)
-    return direct, gathered
+        is_native = some.is_cpu and some.dtype in (torch.float32, torch.float64)
+        (native if is_native else others).append(flats)
+    return native, others
 
 
 def _precise(device: torch.device) -> torch.device:
@@ -84,72 +91,120 @@ def _precise(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _products(flats: Flats) -> Tensor:
-    """Returns the products ``(T, T)`` of one parameter's rows, summed over chunks in float64."""
-    chunks = {t: torch.split(row, CHUNK) for t, row in enumerate(flats) if row is not None}
-    total = [[0.0] * len(flats) for _ in flats]
-    for k in range(max(map(len, chunks.values()))):
-        parts = {t: split[k] for t, split in chunks.items()}
-        squares = {t: torch.dot(part, part).item() for t, part in parts.items()}
-        if not all(_is_safe(squares[t], part) for t, part in parts.items()):
-            parts = {t: part.double() for t, part in parts.items()}
-            squares = {t: torch.dot(part, part).item() for t, part in parts.items()}
-        for i, part in parts.items():
-            total[i][i] += squares[i]
-            for j in range(i):
-                if j in parts:
-                    product = torch.dot(part, parts[j]).item()
-                    total[i][j] += product
-                    total[j][i] += product
-    return torch.tensor(total, dtype=torch.float64)
+def _native_products(parameters: Sequence[Flats], tasks: int) -> Tensor:
+    """Returns the products ``(T, T)``, summed over chunks in float64."""
+    lower = [[0.0] * tasks for _ in range(tasks)]
+    small = []
+    for flats in parameters:
+        if tasks >= MANY or first(flats).numel() < SMALL:
+            small.append(flats)
+            continue
+        reaching = [t for t, row in enumerate(flats) if row is not None]
+        for piece in _cut(flats, CHUNK):
+            _add(lower, reaching, _dots([row for row in piece if row is not None]))
+    with torch.autocast("cpu", enabled=False):  # it would multiply matrices, not dots, in bfloat16
+        for slab in _slabs(small, -(-GATHERED // tasks)):
+            _add(lower, range(tasks), _matrix_products(_gather(slab, multiple=_CPU_SPLITS)))
+    total = torch.tensor(lower, dtype=torch.float64).tril()
+    return total + total.tril(-1).T
 
 
-def _is_safe(square: float, part: Tensor) -> bool:
-    return _SAFE[0] < square < _SAFE[1] or (square == 0.0 and not part.any())
+def _add(lower: list[list[float]], tasks: Sequence[int], products: Sequence[Sequence[float]]) -> None:
+    """Adds products of these tasks' rows, of each with those up to it at least."""
+    for t, line in zip(tasks, products, strict=True):
+        for s, product in zip(tasks, line, strict=False):
+            lower[t][s] += product
 
 
-def _add_up(flats: Flats, weights: list[float]) -> None:
-    """Writes the weighted sum of one parameter's rows into the first, by chunks."""
-    (targets, factor), *others = [
-        (torch.split(row, CHUNK), weight)
-        for row, weight in zip(flats, weights, strict=True)
-        if row is not None
-    ]
-    for k, target in enumerate(targets):
-        if factor != 1.0:
-            target.mul_(factor)
-        for chunks, weight in others:
-            target.add_(chunks[k], alpha=weight)
+def _dots(rows: Sequence[Tensor]) -> list[list[float]]:
+    """Returns the products of each row with those up to it, itself the last.
+
+    The others are in cache by then, so that a row comes from memory while it is multiplied.
+    """
+    products = [[torch.dot(row, other).item() for other in rows[: k + 1]] for k, row in enumerate(rows)]
+    return products if _are_safe(products, rows) else _dots([row.double() for row in rows])
 
 
-def _slabs(parameters: Iterable[Flats]) -> Iterator[list[Flats]]:
-    """Cuts the parameters into lists of at most SLAB elements a row, each of one device and dtype."""
+def _matrix_products(rows: Tensor) -> list[list[float]]:
+    """Returns the products of each row with those up to it at least, from ``(T, n)``."""
+    splits = rows.view(len(rows), _CPU_SPLITS, -1).transpose(0, 1)
+    products = []
+    for end in range(_BLOCK, len(rows) + _BLOCK, _BLOCK):
+        block = torch.bmm(splits[:, end - _BLOCK : end], splits[:, :end].transpose(1, 2))
+        products += block.sum(0, dtype=torch.float64).tolist()
+    return products if _are_safe(products, rows) else _matrix_products(rows.double())
+
+
+def _are_safe(products: Sequence[Sequence[float]], rows: Sequence[Tensor] | Tensor) -> bool:
+    """Returns whether float32 was enough for the products, told by the squares."""
+    if rows[0].dtype == torch.float64:
+        return True
+    squares = [line[k] for k, line in enumerate(products)]
+    return all(_SAFE[0] < s < _SAFE[1] or (s == 0.0 and not rows[k].any()) for k, s in enumerate(squares))
+
+
+def _add_up(slab: Sequence[Flats], weights: Sequence[float]) -> None:
+    """Writes the weighted sum of the rows into each piece's first one."""
+    targets = [first(piece) for piece in slab]
+    for row, weight in zip(zip(*slab, strict=True), weights, strict=True):
+        own = [t for t, piece in zip(targets, row, strict=True) if piece is t]
+        added = [(t, p) for t, p in zip(targets, row, strict=True) if p is not None and p is not t]
+        if own and weight != 1.0:
+            torch._foreach_mul_(own, weight)
+        if added:
+            torch._foreach_add_(*map(list, zip(*added, strict=True)), alpha=weight)
+
+
+def _slab_products(rows: Tensor) -> Tensor:
+    """Returns the products ``(T, T)`` of rows ``(T, n)``, n a multiple of the splits."""
+    splits = rows.view(len(rows), _SPLITS, -1).transpose(0, 1)
+    return torch.bmm(splits, splits.transpose(1, 2)).sum(0)
+
+
+def _slab_sum(rows: Tensor, weights: Tensor) -> Tensor:
+    """Returns the weighted sum ``(n,)`` of rows ``(T, n)``."""
+    return weights.to(rows.device, non_blocking=True) @ rows
+
+
+def _slabs(parameters: Iterable[Flats], size: int | None = None) -> Iterator[list[Flats]]:
+    """Cuts the parameters into lists of at most ``size`` elements a row, each of one device and dtype."""
     by_kind: dict[tuple[torch.device, torch.dtype], list[Flats]] = {}
     for flats in parameters:
         some = first(flats)
-        count = -(-some.numel() // SLAB)
-        splits = [[None] * count if row is None else torch.split(row, SLAB) for row in flats]
-        by_kind.setdefault((some.device, some.dtype), []).extend(map(list, zip(*splits, strict=True)))
-    for pieces in by_kind.values():
+        by_kind.setdefault((some.device, some.dtype), []).append(flats)
+    for (device, _), members in by_kind.items():
+        most = size or (SUMMED if device.type == "cpu" else SLAB)
         slab: list[Flats] = []
-        room = SLAB
-        for piece in pieces:
-            size = first(piece).numel()
-            if size > room:
+        room = most
+        for piece in (piece for flats in members for piece in _cut(flats, most)):
+            length = first(piece).numel()
+            if length > room:
                 yield slab
-                slab, room = [], SLAB
+                slab, room = [], most
             slab.append(piece)
-            room -= size
+            room -= length
         yield slab
 
 
-def _gather(slab: list[Flats]) -> Tensor:
-    """Returns the slab's rows in float64, ``(T, n)``, n padded with zeros to a multiple of the splits."""
-    zero = first(slab[0]).new_zeros(1)
-    sizes = [first(piece).numel() for piece in slab]
+def _cut(flats: Flats, size: int) -> Iterable[Flats]:
+    """Cuts the rows into pieces of at most ``size`` elements."""
+    length = first(flats).numel()
+    if length <= size:
+        return [flats]
+    count = -(-length // size)
+    splits = [[None] * count if row is None else torch.split(row, size) for row in flats]
+    return map(list, zip(*splits, strict=True))
+
+
+def _gather(slab: Sequence[Flats], *, multiple: int = 1) -> Tensor:
+    """Returns the slab's rows as ``(T, n)``, n padded with zeros to a multiple, where there is float64."""
+    targets = [first(piece) for piece in slab]
+    padding = -sum(t.numel() for t in targets) % multiple
+    zero = targets[0].new_zeros(1)
     pieces = []
     for row in zip(*slab, strict=True):
-        pieces += [zero.expand(size) if p is None else p for p, size in zip(row, sizes, strict=True)]
-        pieces.append(zero.expand(-sum(sizes) % _SPLITS))
+        pieces += [zero.expand(len(t)) if p is None else p for p, t in zip(row, targets, strict=True)]
+        if padding:
+            pieces.append(zero.expand(padding))
     rows = torch.cat(pieces).view(len(slab[0]), -1)
-    return rows.to(_precise(rows.device)).double()
+    return rows.to(_precise(rows.device))

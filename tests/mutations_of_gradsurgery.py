@@ -35,14 +35,44 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradsurgery/vectors.py": [
         (
-            "if not all(_is_safe(squares[t], part) for t, part in parts.items()):",
-            "if False:",
+            "return products if _are_safe(products, rows) else _dots([row.double() for row in rows])",
+            "return products",
+            "test_vectors.py::test_products_at_every_scale_of_float32[in place]",
+        ),
+        (
+            "return products if _are_safe(products, rows) else _matrix_products(rows.double())",
+            "return products",
             "test_faults.py::test_2_the_scale_does_not_matter_in_float32",
         ),
         (
             "max(map(abs, factors)) > _LARGEST",
             "False",
             "test_vectors.py::test_a_weight_beyond_float32_meets_its_tiny_gradient",
+        ),
+        (
+            "CHUNK = 9 * 2**14",
+            "CHUNK = 2**20",
+            "test_vectors.py::test_products_of_long_rows_are_exact_to_a_millionth[2]",
+        ),
+        (
+            "_CPU_SPLITS = 16",
+            "_CPU_SPLITS = 1",
+            "test_vectors.py::test_products_of_long_rows_are_exact_to_a_millionth[8]",
+        ),
+        (
+            'torch.autocast("cpu", enabled=False)',
+            'torch.autocast("cpu", enabled=True)',
+            "test_vectors.py::test_products_under_autocast_are_not_rounded[gathered on the CPU]",
+        ),
+        (  # every tensor by itself
+            "tasks >= MANY or first(flats).numel() < SMALL",
+            "False",
+            "test_vectors.py::test_small_tensors_and_many_tasks_take_one_call_each_slab",
+        ),
+        (  # all rows at once
+            "_slabs(small, -(-GATHERED // tasks))",
+            "_slabs(small, 2**40)",
+            "test_vectors.py::test_memory_is_for_one_slab_at_a_time_whatever_the_parameters[one of 8 tasks]",
         ),
     ],
     "gradsurgery/optimizer.py": [

@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gradsurgery import ConflictReport, vectors
+from gradsurgery import ConflictReport, PCGrad, vectors
 from gradsurgery.projection import pcgrad_weights, random_order
 from tests.gradsurgery.reference import QUARTER
 
@@ -15,12 +17,13 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["in place", "gathered"])
+@pytest.fixture(params=["in place", "gathered on the CPU", "gathered elsewhere"])
 def path(request, monkeypatch):
     """Short chunks and slabs, and every row on the path that it names."""
-    monkeypatch.setattr(vectors, "CHUNK", 5)
-    monkeypatch.setattr(vectors, "SLAB", 7)
-    if request.param == "gathered":
+    for name, size in {"CHUNK": 5, "SUMMED": 7, "GATHERED": 14}.items():
+        monkeypatch.setattr(vectors, name, size)
+    monkeypatch.setattr(vectors, "SMALL", 99 if request.param == "gathered on the CPU" else 2)
+    if request.param == "gathered elsewhere":
         monkeypatch.setattr(vectors, "_divide", lambda parameters: ([], list(parameters)))
     return request.param
 
@@ -28,7 +31,7 @@ def path(request, monkeypatch):
 @st.composite
 def problems(draw, dtypes=DTYPES):
     """T rows over parameters of several dtypes, some not reached by some tasks; and the rows as a matrix."""
-    tasks = draw(st.integers(1, 4))
+    tasks = draw(st.integers(1, 9))
     parameters, columns = [], []
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     for _ in range(draw(st.integers(1, 5))):
@@ -77,17 +80,30 @@ def test_weighted_sums_land_in_the_first_row_that_there_is():
     check()
 
 
-@given(
-    exponents=st.lists(st.integers(-40, 38), min_size=2, max_size=4),
-    seed=st.integers(0, 99),
-    far=st.booleans(),
-)
-def test_products_at_every_scale_of_float32(exponents, seed, far):
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.rand(len(exponents), 6, generator=generator) * (1 + torch.arange(6) * far)
-    rows = rows.double() * 10.0 ** torch.tensor(exponents, dtype=torch.float64).unsqueeze(1) / 10
-    rows = rows.float()
-    check_products([list(rows[:, :4].unbind()), list(rows[:, 4:].unbind())], rows.double(), tolerance=2e-6)
+@pytest.mark.usefixtures("path")
+def test_products_under_autocast_are_not_rounded():
+    rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        check_products([list(rows.unbind())], rows.double(), tolerance=1e-6)
+
+
+@pytest.mark.usefixtures("path")
+def test_products_at_every_scale_of_float32():
+    @given(
+        exponents=st.lists(st.integers(-40, 38), min_size=2, max_size=4),
+        seed=st.integers(0, 99),
+        far=st.booleans(),
+    )
+    @QUARTER
+    def check(exponents, seed, far):
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.rand(len(exponents), 6, generator=generator) * (1 + torch.arange(6) * far)
+        rows = rows.double() * 10.0 ** torch.tensor(exponents, dtype=torch.float64).unsqueeze(1) / 10
+        rows = rows.float()
+        pieces = [list(rows[:, :4].unbind()), list(rows[:, 4:].unbind())]
+        check_products(pieces, rows.double(), tolerance=2e-6)
+
+    check()
 
 
 @given(exponent=st.integers(0, 44))
@@ -122,8 +138,15 @@ class Allocations(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("tasks", [2, 8])
+def test_products_of_long_rows_are_exact_to_a_millionth(tasks):
+    """BLAS adds up float32 in few places: over a row this long, it is off by ten times as much."""
+    rows = torch.rand(tasks, 2**20, generator=torch.Generator().manual_seed(0))
+    check_products([list(rows.unbind())], rows.double(), tolerance=1e-6)
+
+
 def test_float32_rows_on_the_cpu_are_multiplied_and_combined_without_new_memory():
-    rows = list(torch.randn(3, 2 * vectors.CHUNK + 1).unbind())
+    rows = list(torch.randn(3, 2 * vectors.SUMMED + 1).unbind())
     address = rows[0].data_ptr()
     with Allocations() as allocations:
         vectors.gramian([rows], 3, CPU)
@@ -135,15 +158,37 @@ def test_float32_rows_on_the_cpu_are_multiplied_and_combined_without_new_memory(
     assert allocations.bytes == 4 * len(rows[0])
 
 
-def test_other_rows_take_memory_for_one_slab_at_a_time(monkeypatch):
-    monkeypatch.setattr(vectors, "SLAB", 1000)
-    tensors = 40
-    parameters = [[torch.randn(500).bfloat16() for _ in range(3)] for _ in range(tensors)]
-    calls = []
-    gather = vectors._gather
-    monkeypatch.setattr(vectors, "_gather", lambda slab: calls.append(len(slab)) or gather(slab))
-    vectors.gramian(parameters, 3, CPU)
-    assert calls == [2] * (tensors // 2)
+def peak(call):
+    """Returns the most bytes that a call holds beyond what there was, as the allocator reports them."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    alive = most = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            most = max(most, alive)
+    return most
+
+
+SHAPES = {
+    "one of 2 tasks": ([2**21], 2, torch.float32),
+    "many small of 3 tasks": ([1000] * 1000, 3, torch.float32),
+    "one of 8 tasks": ([2**21], 8, torch.float32),
+    "bfloat16": ([2**20, *[1000] * 1000], 3, torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_memory_is_for_one_slab_at_a_time_whatever_the_parameters(shape):
+    sizes, tasks, dtype = SHAPES[shape]
+    parameters = [[torch.ones(n, dtype=dtype) for _ in range(tasks)] for n in sizes]
+    weights = torch.full((tasks,), 0.5, dtype=torch.float64)
+    most = peak(lambda: (vectors.gramian(parameters, tasks, CPU), vectors.combine(parameters, weights)))
+    if dtype == torch.float32:
+        assert most <= 4 * (0 if shape == "one of 2 tasks" else vectors.GATHERED) + 2**16
+    else:  # one slab as it is and in float64, and its sum
+        assert most <= (2 + 8) * (tasks + 1) * vectors.SUMMED
+    assert peak(lambda: torch.ones(1000).double()) >= 12000
 
 
 class Launches(TorchDispatchMode):
@@ -157,6 +202,23 @@ class Launches(TorchDispatchMode):
         if not function.is_view:
             self.names.append(function.name())
         return function(*args, **(kwargs or {}))
+
+
+def test_small_tensors_and_many_tasks_take_one_call_each_slab():
+    """Neither T² calls a tensor nor, but for the views, any work for each of the tensors."""
+    counts = {}
+    for tasks, tensors in [(3, 10), (3, 200), (8, 10), (8, 200)]:
+        parameters = [[torch.randn(5) for _ in range(tasks)] for _ in range(tensors)]
+        with Launches() as launches:
+            vectors.gramian(parameters, tasks, CPU)
+            vectors.combine(parameters, torch.full((tasks,), 0.5, dtype=torch.float64))
+        counts[tasks, tensors] = len(launches.names)
+    assert counts[3, 10] == counts[3, 200]
+    assert counts[8, 10] == counts[8, 200] <= counts[3, 10] + 16
+    large = [[torch.randn(vectors.CHUNK) for _ in range(8)]]
+    with Launches() as launches:
+        vectors.gramian(large, 8, CPU)
+    assert "aten::dot" not in launches.names
 
 
 def test_launches_grow_with_neither_the_tensors_nor_the_tasks_and_never_wait():
@@ -186,3 +248,43 @@ def test_numbers_about_tensors_on_two_devices_live_on_the_cpu():
     cuda, mps = torch.device("cuda", 0), torch.device("mps")
     assert vectors.home([cuda, cuda]) == cuda
     assert vectors.home([cuda, CPU]) == vectors.home([mps]) == vectors.home([]) == CPU
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_cuda
+def test_cuda_never_waits_and_launches_by_slabs():
+    """Both counted by the device itself: a wait raises, and the profiler sees every kernel."""
+    kernels = {}
+    for tasks, tensors in [(3, 10), (3, 200), (8, 10)]:
+        parameters = [nn.Parameter(torch.randn(50, device="cuda")) for _ in range(tensors)]
+        optimizer = PCGrad(torch.optim.SGD(parameters, lr=0.1, foreach=True))
+        losses = [sum((p * (t + 1)).sum() for p in parameters) for t in range(tasks)]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizer.backward(losses)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        rows = [[torch.randn(50, device="cuda") for _ in range(tasks)] for _ in range(tensors)]
+        weights = torch.ones(tasks, dtype=torch.float64, device="cuda")
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            vectors.gramian(rows, tasks, torch.device("cuda", torch.cuda.current_device()))
+            vectors.combine(rows, weights)
+            torch.cuda.synchronize()
+        names = [event.name for event in profiled.events() if "Mem" not in event.name]
+        kernels[tasks, tensors] = len(names)
+    # A concatenation and a copy into many tensors are cut into kernels of some hundred tensors each.
+    assert kernels[3, 200] <= kernels[3, 10] + 3 * 200 // 32
+    assert kernels[8, 10] <= kernels[3, 10] + 2
+
+
+@needs_cuda
+def test_cuda_gives_what_the_cpu_gives():
+    rows = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    there = [list(rows.cuda().clone().unbind())]
+    gramian = vectors.gramian(there, 3, there[0][0].device)
+    torch.testing.assert_close(gramian.cpu(), rows.double() @ rows.double().T, rtol=1e-6, atol=1e-6)
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    vectors.combine(there, weights.cuda())
+    torch.testing.assert_close(there[0][0].cpu(), (weights @ rows.double()).float())
