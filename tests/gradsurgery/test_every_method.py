@@ -2,12 +2,15 @@
 
 import copy
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gradsurgery
 from gradsurgery import (
     GSE,
     IMTLG,
@@ -139,6 +142,22 @@ def test_who_waits_for_the_device(name):
     documented = " ".join(METHODS[name][0].__doc__.split())
     assert "waits for the device" in documented
     assert ("Nothing waits for the device" in documented) == (name not in WAIT_FOR_THE_DEVICE)
+
+
+README = Path(gradsurgery.__file__).with_name("README.md")
+
+
+@pytest.mark.skipif(not README.exists(), reason="an installed package has no README.md beside it")
+def test_the_readme_says_of_every_method_whether_it_waits():
+    rows = re.findall(
+        r"^\| (.+?) \| .* \| (yes|no|when it solves) \|$", README.read_text("utf-8"), re.MULTILINE
+    )
+    waits = {name: answer != "no" for names, answer in rows for name in re.findall(r"[A-Z]\w+", names)}
+    waits = {name: answer for name, answer in waits.items() if hasattr(gradsurgery, name)}
+    waiting = {METHODS[name][0].__name__ for name in WAIT_FOR_THE_DEVICE}
+    assert waits == {
+        method.__name__: method.__name__ in waiting for method in [Mean, *(m for m, _ in METHODS.values())]
+    }
 
 
 def test_nash_mtl_does_not_wait_between_two_solutions():
