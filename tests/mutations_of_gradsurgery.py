@@ -1,38 +1,6 @@
 """Mutations of gradsurgery: by file what is there, what takes its place, and who must notice."""
 
 GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
-    "gradsurgery/projection.py": [
-        (
-            "products.clamp(max=0)",
-            "products",
-            "test_projection.py::test_without_conflict_the_result_is_exactly_the_sum",
-        ),
-        (  # an adjusted gradient where Algorithm 1 takes the original
-            "products = (C * gramian[j]).sum(1)",
-            "products = (C * (C @ gramian)[j]).sum(1)",
-            "test_projection.py::test_the_gramian_form_is_algorithm_1",
-        ),
-        (
-            "products.clamp(max=0) / squares[j])",
-            "products.clamp(max=0) / (squares[j] + 1e-8))",
-            "test_faults.py::test_2_the_scale_does_not_matter_in_float32",
-        ),
-        (
-            "torch.where(squares[j] == 0, 0.0, products.clamp(max=0) / squares[j])",
-            "products.clamp(max=0) / squares[j]",
-            "test_faults.py::test_6_a_zero_gradient_is_not_divided_by",
-        ),
-        (  # one order for all tasks
-            "torch.rand(tasks, max(tasks - 1, 0), generator=generator).argsort(dim=1)",
-            "torch.rand(1, max(tasks - 1, 0), generator=generator).argsort(dim=1).expand(tasks, -1)",
-            "test_projection.py::test_orders_are_uniform_and_drawn_anew_for_each_task",
-        ),
-        (
-            ", generator=generator)",
-            ")",
-            "test_projection.py::test_the_order_comes_from_the_generator_alone",
-        ),
-    ],
     "gradsurgery/vectors.py": [
         (
             "return products if _are_safe(products, rows) else _dots([row.double() for row in rows])",

@@ -68,3 +68,10 @@ def test_what_is_met_without_moving_costs_nothing():
     z, v = least_distance(torch.eye(2, dtype=torch.float64), torch.tensor([-1.0, 0.0], dtype=torch.float64))
     assert z.tolist() == [0, 0]
     assert v.tolist() == [0, 0]
+
+
+def test_a_bound_far_below_does_not_drown_one_above():
+    bounds = torch.tensor([1.0, -1e30], dtype=torch.float64)
+    z, v = least_distance(torch.tensor([[1.0, -1.0]], dtype=torch.float64), bounds)
+    assert z.tolist() == [1]
+    assert v.tolist() == [1, 0]

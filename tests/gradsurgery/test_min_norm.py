@@ -145,6 +145,16 @@ def test_at_a_pareto_stationary_point_cagrad_is_the_nearest_to_the_mean_that_hel
     torch.testing.assert_close(result, double([0.0, 1.0]), rtol=0, atol=1e-9)
 
 
+@given(J=hard_matrices(tasks=(2, 3, 8), spread=0), angle=st.sampled_from([1e-6, 1e-7, 1e-8]))
+def test_the_weights_of_cagrad_stay_small_where_gradients_nearly_cancel(J, angle):
+    """In float32 a weight of 1e7 would leave nothing but the gradients' rounding."""
+    J = torch.cat([-J[:1] + angle * J[-1:], J])
+    J = J[J.any(dim=1)]
+    J = J / J.norm(dim=1, keepdim=True)
+    added = cagrad_weights(J @ J.T, 0.5) - 1
+    assert added.max() <= 0.5 * 1.1e5 * J.sum(0).norm() + 1e-6
+
+
 def test_a_task_without_a_gradient_is_left_out():
     rows = double([[1.0, 0.0], [-0.5, 1.0], [0.0, 0.0]])
     for weights in (mgda_weights, lambda G: cagrad_weights(G, 0.5)):

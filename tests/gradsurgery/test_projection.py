@@ -246,18 +246,21 @@ def by_pair(optimizer, part=0):
 
 def test_the_averages_of_gradvac_belong_to_names():
     """Tasks come, go and change places; each pair's average goes on from where it was."""
-    met = by_pair(averages_after(("ab", ROWS[:2]), ("c", ROWS[2:]), ("ba", ROWS[[1, 0]])))
-    straight = by_pair(averages_after(("ab", ROWS[:2]), ("ab", ROWS[:2])))
-    assert {pair: met[pair] for pair in straight} == pytest.approx(straight, rel=1e-12)
-    cosine = torch.cosine_similarity(ROWS[0], ROWS[1], dim=0).item()
-    assert straight["a", "b"] == pytest.approx(0.75 * cosine)
-    assert met["a", "c"] == met["c", "b"] == 0
+    met = by_pair(averages_after(("ab", ROWS[:2]), ("cb", ROWS[[2, 1]]), ("ba", ROWS[[1, 0]])))
+    ab = torch.cosine_similarity(ROWS[0], ROWS[1], dim=0).item()
+    bc = torch.cosine_similarity(ROWS[1], ROWS[2], dim=0).item()
+    assert met["a", "b"] == met["b", "a"] == pytest.approx(0.75 * ab)
+    assert met["c", "b"] == met["b", "c"] == pytest.approx(0.5 * bc)
+    assert met["a", "c"] == met["c", "a"] == 0
 
 
 def test_the_averages_of_gradvac_belong_to_parts():
-    optimizer = averages_after(("abc", ROWS), sizes=[1, 2], granularity="parameter")
-    assert optimizer.method_state()["averages"].keys() == {0, 1}
-    assert by_pair(optimizer, 0) != by_pair(optimizer, 1)
+    calls = ("ab", ROWS[:2]), ("ab", ROWS[1:])
+    both = averages_after(*calls, sizes=[1, 2], granularity="parameter")
+    for part in range(2):
+        columns = torch.tensor([0, 1, 1]) == part
+        alone = averages_after(*((names, rows.where(columns, 0.0)) for names, rows in calls))
+        assert by_pair(both, part) == pytest.approx(by_pair(alone), rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

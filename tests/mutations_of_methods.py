@@ -1,0 +1,277 @@
+"""Mutations of gradsurgery's methods: by file what is there, what takes its place, and who must notice."""
+
+METHODS: dict[str, list[tuple[str, ...]]] = {
+    "gradsurgery/projection.py": [
+        (
+            "products.clamp(max=0)",
+            "products",
+            "test_projection.py::test_without_conflict_the_result_is_exactly_the_sum",
+        ),
+        (  # an adjusted gradient where Algorithm 1 takes the original
+            "products = (C * gramian[j]).sum(1)",
+            "products = (C * (C @ gramian)[j]).sum(1)",
+            "test_projection.py::test_the_gramian_form_is_algorithm_1",
+        ),
+        (
+            "products.clamp(max=0) / squares[j])",
+            "products.clamp(max=0) / (squares[j] + 1e-8))",
+            "test_faults.py::test_2_the_scale_does_not_matter_in_float32",
+        ),
+        (
+            "torch.where(squares[j] == 0, 0.0, products.clamp(max=0) / squares[j])",
+            "products.clamp(max=0) / squares[j]",
+            "test_faults.py::test_6_a_zero_gradient_is_not_divided_by",
+        ),
+        (  # one order for all tasks
+            "torch.rand(tasks, max(tasks - 1, 0), generator=generator).argsort(dim=1)",
+            "torch.rand(1, max(tasks - 1, 0), generator=generator).argsort(dim=1).expand(tasks, -1)",
+            "test_projection.py::test_orders_are_uniform_and_drawn_anew_for_each_task",
+        ),
+        (
+            ", generator=generator)",
+            ")",
+            "test_projection.py::test_the_order_comes_from_the_generator_alone",
+        ),
+        (
+            "| (cosine >= goal)",
+            "| (cosine >= 0)",
+            "test_projection.py::test_gradvac_is_its_algorithm",
+        ),
+        (  # the formula as it is often copied, with the sines exchanged
+            "(goal * sine - cosine * goal_sine) / (lengths[j] * goal_sine)",
+            "(goal * goal_sine - cosine * sine) / (lengths[j] * goal_sine)",
+            "test_projection.py::test_two_tasks_of_gradvac_reach_the_goal_from_below",
+        ),
+        (
+            "(1 - beta) * goal + beta * cosine, goal)",
+            "beta * goal + (1 - beta) * cosine, goal)",
+            "test_projection.py::test_gradvac_is_its_algorithm",
+        ),
+        (  # an infinity poisons the average for good
+            "torch.where(cosine.isfinite(), (1 - beta) * goal + beta * cosine, goal)",
+            "(1 - beta) * goal + beta * cosine",
+            "test_projection.py::test_a_gradient_that_is_not_finite_is_seen_and_leaves_its_averages_alone",
+        ),
+        (  # by position in place of by name
+            "[names.index(task) for task in self.tasks]",
+            "range(len(self.tasks))",
+            "test_projection.py::test_the_averages_of_gradvac_belong_to_names",
+        ),
+        (
+            "self._averages.get(self.part, ",
+            "self._averages.get(0, ",
+            "test_projection.py::test_the_averages_of_gradvac_belong_to_parts",
+        ),
+    ],
+    "gradsurgery/gramians.py": [
+        (
+            "kept = host.diagonal() > 0",
+            "kept = host.diagonal() >= 0",
+            "test_min_norm.py::test_a_task_without_a_gradient_is_left_out",
+        ),
+        (
+            "weights.fill_(torch.nan)",
+            "pass",
+            "test_gramians.py::test_what_is_not_finite_makes_every_weight_nan",
+        ),
+        (  # a floor under the lengths
+            "host.diagonal()[kept].sqrt()",
+            "host.diagonal()[kept].sqrt().clamp(min=1e-8)",
+            "test_every_method.py::test_the_weights_do_not_depend_on_the_scale_of_all_gradients[UPGrad]",
+        ),
+        (  # lengths of any size meet an absolute number
+            "solve(cosines.fill_diagonal_(1), lengths / lengths.max())",
+            "solve(cosines.fill_diagonal_(1), lengths)",
+            "test_gramians.py::test_the_problem_is_of_cosines_and_of_lengths_up_to_one",
+        ),
+        (
+            "kept = values > len(matrix) * EPSILON * values[-1]",
+            "kept = values > 0",
+            "test_gramians.py::test_factors_have_the_inner_products_of_the_matrix_and_no_more_rows_than_its_rank",
+        ),
+        (
+            "shares.where(shares.abs() > 4 * len(cosines) * EPSILON, 0.0)",
+            "shares",
+            "test_alignment.py::test_where_gradients_can_only_cancel_there_is_no_update",
+        ),
+    ],
+    "gradsurgery/least_squares.py": [
+        (  # the steps that keep x ≥ 0, left out
+            "if not blocking.any():",
+            "if True:",
+            "test_least_squares.py::test_nonnegative_least_squares_meets_the_conditions_of_optimality",
+        ),
+        (
+            "noise = 8 * len(A) * EPSILON *",
+            "noise = 1e-6 *",
+            "test_least_squares.py::test_nonnegative_least_squares_meets_the_conditions_of_optimality",
+        ),
+        (
+            "return x / sizes",
+            "return x",
+            "test_least_squares.py::test_nonnegative_least_squares_meets_the_conditions_of_optimality",
+        ),
+        (  # a bound that is far from its limit has the limits' scale
+            "scale = bounds.max()",
+            "scale = bounds.abs().max()",
+            "test_least_squares.py::test_a_bound_far_below_does_not_drown_one_above",
+        ),
+        (
+            "v = x * scale / gap",
+            "v = x * scale",
+            "test_least_squares.py::test_least_distance_meets_the_conditions_of_optimality_or_there_is_no_such_point",
+        ),
+    ],
+    "gradsurgery/min_norm.py": [
+        (
+            "return len(x) * x / x.sum()",
+            "return x / x.sum()",
+            "test_min_norm.py::test_mgda_is_the_shortest_convex_combination",
+        ),
+        (
+            "factor(cosines) * lengths, row]",
+            "factor(cosines), row]",
+            "test_min_norm.py::test_mgda_of_two_is_the_papers_formula",
+        ),
+        (
+            "radius = c * torch.linalg.vector_norm(mean)",
+            "radius = c * torch.linalg.vector_norm(gradients.sum(1))",
+            "test_min_norm.py::test_cagrad_stays_in_its_ball",
+        ),
+        (  # no Newton, no bisection: the first bound is taken
+            "if distance <= radius * (1 + 1e-13):",
+            "if True:",
+            "test_min_norm.py::test_cagrad_stays_in_its_ball",
+        ),
+        (
+            "for _ in range(64):",
+            "for _ in range(1):",
+            "test_min_norm.py::test_cagrad_gives_the_worst_off_most",
+        ),
+        (
+            "torch.cat([units, _RIDGE**0.5 * torch.eye(len(lengths), dtype=units.dtype)])",
+            "torch.cat([units, 0 * torch.eye(len(lengths), dtype=units.dtype)])",
+            "test_min_norm.py::test_the_weights_of_cagrad_stay_small_where_gradients_nearly_cancel",
+        ),
+    ],
+    "gradsurgery/dual_cone.py": [
+        (
+            "nonnegative_least_squares(units, -unit) for",
+            "nonnegative_least_squares(units, unit) for",
+            "test_dual_cone.py::test_upgrad_conflicts_with_no_task_and_takes_nothing_away",
+        ),
+        (
+            "(lengths @ added) / lengths",
+            "added.sum(0)",
+            "test_dual_cone.py::test_upgrad_is_the_sum_of_the_projected_gradients",
+        ),
+        (  # the projection of the unit gradients' sum
+            "nonnegative_least_squares(units, -units @ lengths) / lengths",
+            "nonnegative_least_squares(units, -units.sum(1)) / lengths",
+            "test_dual_cone.py::test_dualproj_is_the_projected_sum_of_the_gradients",
+        ),
+    ],
+    "gradsurgery/bargaining.py": [
+        (
+            "residual = 1 - b * (C @ b)",
+            "residual = 1 - C @ b",
+            "test_bargaining.py::test_the_weights_solve_the_papers_equation_up_to_a_factor",
+        ),
+        (
+            "if b.max() > _LARGEST:",
+            "if False:",
+            "test_bargaining.py::test_opposite_gradients_alone_cancel",
+        ),
+        (
+            "return lengths.square().mean().sqrt() * b / lengths",
+            "return b / lengths",
+            "test_bargaining.py::test_the_weights_solve_the_papers_equation_up_to_a_factor",
+        ),
+        (
+            "uses % self.update_every == 0 or",
+            "not uses or",
+            "test_bargaining.py::test_a_solution_is_used_as_often_as_asked_by_name",
+        ),
+        (
+            "or not solution.keys() >= set(self.tasks)",
+            "",
+            "test_bargaining.py::test_a_solution_is_used_as_often_as_asked_by_name",
+        ),
+        (
+            "if not weights.isfinite().all():",
+            "if False:",
+            "test_bargaining.py::test_a_step_that_is_not_finite_is_seen_and_not_remembered",
+        ),
+        (
+            'self._solutions, self._uses = state["solutions"], state["uses"]',
+            'self._solutions = state["solutions"]',
+            "test_bargaining.py::test_the_last_solution_and_its_age_are_in_the_checkpoint",
+        ),
+    ],
+    "gradsurgery/alignment.py": [
+        (
+            "alpha = equiangular(cosines) / lengths",
+            "alpha = equiangular(cosines)",
+            "test_alignment.py::test_imtlg_has_one_projection_on_every_gradient_and_weights_that_add_up",
+        ),
+        (
+            "return len(alpha) * alpha / total",
+            "return alpha / total",
+            "test_alignment.py::test_imtlg_has_one_projection_on_every_gradient_and_weights_that_add_up",
+        ),
+        (
+            "(lengths @ products) / square if",
+            "lengths.sum() / square.sqrt() if",
+            "test_alignment.py::test_config_has_one_cosine_with_every_gradient_and_the_length_of_the_projections",
+        ),
+        (
+            "(chosen / values).sqrt()",
+            "chosen / values",
+            "test_alignment.py::test_aligned_gradients_are_orthogonal_and_of_one_length",
+        ),
+        (
+            '"min": values.min()',
+            '"min": values.max()',
+            "test_alignment.py::test_aligned_gradients_are_orthogonal_and_of_one_length[min]",
+        ),
+    ],
+    "gradsurgery/fixed.py": [
+        (
+            "generator=self.generator, dtype=torch.float64",
+            "dtype=torch.float64",
+            "test_fixed.py::test_random_weights_are_the_papers_from_the_generator_alone",
+        ),
+        (
+            'super().__init__(optimizer, reduction="mean", **options)',
+            "super().__init__(optimizer, **options)",
+            "test_fixed.py::test_the_mean_is_of_heads_too",
+        ),
+    ],
+    "gradsurgery/balancing.py": [
+        (
+            "((-s).exp() * loss + s) / 2",
+            "((-s).exp() * loss - s) / 2",
+            "test_balancing.py::test_uncertainty_weighting_is_that_of_torchjd_in_value_and_in_every_gradient",
+        ),
+        (
+            "mean / self._last[name] for",
+            "self._last[name] / mean for",
+            "test_balancing.py::test_dynamic_weights_are_those_of_torchjd",
+        ),
+        (
+            "total + value.where(finite, 0.0), count + finite",
+            "total + value, count + 1",
+            "test_balancing.py::test_losses_that_are_not_finite_enter_no_mean",
+        ),
+        (
+            "value = loss.detach()",
+            "value = (loss * self.weights.get(name, 1.0)).detach()",
+            "test_balancing.py::test_dynamic_weights_are_those_of_torchjd",
+        ),
+        (
+            '"last": dict(self._last),',
+            '"last": {},',
+            "test_balancing.py::test_dynamic_weights_resume_from_a_checkpoint_anywhere",
+        ),
+    ],
+}
