@@ -58,7 +58,7 @@ class TaskGradients:
         device = vectors.home(distributed.local(p).device for p in parameters)
         total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64, device=device)
         for groups, members in distributed.by_shard_groups(parameters).items():
-            local = vectors.gramian(self._flats(members), len(self.rows), device)
+            local = vectors.gramian(self._pieces(members), len(self.rows), device)
             total += distributed.sum_over(local, groups)
         return total
 
@@ -77,7 +77,7 @@ class TaskGradients:
             parameters: Parameters that at least one task reaches.
             weights: ``(T,)``.
         """
-        vectors.combine(self._flats(parameters), weights)
+        vectors.combine(self._pieces(parameters), weights)
         return self.first(parameters)
 
     def first(self, parameters: Iterable[Tensor]) -> Row:
@@ -127,12 +127,10 @@ class TaskGradients:
                         total[parameter].mul_(weight)
         return total
 
-    def _flats(self, parameters: Iterable[Tensor]) -> list[vectors.Flats]:
-        return [
-            [flat(row[p]) if p in row else None for row in self.rows.values()]
-            for p in parameters
-            if distributed.local(p).numel()
-        ]
+    def _pieces(self, parameters: Iterable[Tensor]) -> list[vectors.Piece]:
+        rows = self.rows.values()
+        found = [[_real(row[p]) if p in row else None for row in rows] for p in parameters]
+        return [piece for piece in found if vectors.first(piece).numel()]
 
 
 def take(parameters: Iterable[Tensor], held: Iterable[Row]) -> Row:
@@ -144,7 +142,7 @@ def take(parameters: Iterable[Tensor], held: Iterable[Row]) -> Row:
     Raises:
         ValueError: If a gradient is sparse.
     """
-    occupied: dict[int, list[tuple[int, int]]] = {}
+    occupied: dict[int, list[Tensor]] = {}
     for row in held:
         for other in row.values():
             _occupy(occupied, distributed.local(other))
@@ -171,19 +169,26 @@ def take(parameters: Iterable[Tensor], held: Iterable[Row]) -> Row:
 
 def flat(gradient: Tensor) -> Tensor:
     """Returns the memory of a dense tensor, this rank's part of it, as a real vector ``(n,)``."""
+    return vectors.flat(_real(gradient))
+
+
+def _real(gradient: Tensor) -> Tensor:
+    """Returns a dense tensor, this rank's part of it, as a dense real one in the same memory."""
     local = distributed.local(gradient)
-    vector = local.as_strided((local.numel(),), (1,))
-    return torch.view_as_real(vector).view(-1) if vector.is_complex() else vector
+    return torch.view_as_real(vectors.flat(local)) if local.is_complex() else local
 
 
-def _occupy(occupied: dict[int, list[tuple[int, int]]], tensor: Tensor) -> bool:
+def _occupy(occupied: dict[int, list[Tensor]], tensor: Tensor) -> bool:
     """Notes the memory of a tensor and returns whether a part of it was noted before."""
-    start = tensor.data_ptr()
-    end = start + tensor.numel() * tensor.element_size()
-    spans = occupied.setdefault(tensor.untyped_storage().data_ptr(), [])
-    overlaps = any(start < b and a < end for a, b in spans)
-    spans.append((start, end))
+    neighbours = occupied.setdefault(tensor.untyped_storage().data_ptr(), [])
+    overlaps = any(_overlap(tensor, other) for other in neighbours) if neighbours else False
+    neighbours.append(tensor)
     return overlaps
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Returns whether two dense tensors have memory in common."""
+    return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
 
 
 def _same_layout(gradient: Tensor, parameter: Tensor) -> bool:

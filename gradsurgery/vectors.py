@@ -13,8 +13,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-Flats: TypeAlias = list[Tensor | None]
-"""One parameter's T gradients, each ``(n,)``, n > 0; None for a task that does not reach it."""
+Piece: TypeAlias = list[Tensor | None]
+"""T gradients of one parameter, or of a part of it, dense and laid out alike, not empty; None for a task that
+does not reach it."""
 
 CHUNK = 9 * 2**14
 """Elements of a row multiplied at a time where they are; a float32 sum of many more is off by over 1e-6."""
@@ -41,7 +42,7 @@ def home(devices: Iterable[torch.device]) -> torch.device:
     return distinct.pop() if len(distinct) == 1 else torch.device("cpu")
 
 
-def gramian(parameters: Sequence[Flats], tasks: int, device: torch.device) -> Tensor:
+def gramian(parameters: Sequence[Piece], tasks: int, device: torch.device) -> Tensor:
     """Returns the rows' inner products ``(T, T)``, in float64.
 
     A chunk whose squares leave float32's range is multiplied in float64: the scale does not matter.
@@ -55,7 +56,7 @@ def gramian(parameters: Sequence[Flats], tasks: int, device: torch.device) -> Te
     return total
 
 
-def combine(parameters: Sequence[Flats], weights: Tensor) -> None:
+def combine(parameters: Sequence[Piece], weights: Tensor) -> None:
     """Writes the weighted sum of the rows into each parameter's first one."""
     native, others = _divide(parameters)
     if native:
@@ -65,24 +66,31 @@ def combine(parameters: Sequence[Flats], weights: Tensor) -> None:
     for slab in _slabs(native, SUMMED):
         _add_up(slab, factors)
     for slab in _slabs(others):
-        targets = [first(piece) for piece in slab]
+        targets = [flat(first(piece)) for piece in slab]
         total = _slab_sum(_gather(slab).double(), weights).to(targets[0])
         torch._foreach_copy_(targets, list(total.split_with_sizes([t.numel() for t in targets])))
 
 
-def first(flats: Flats) -> Tensor:
+def first(piece: Piece) -> Tensor:
     """Returns the gradient of the first task that reaches the parameter."""
-    return next(t for t in flats if t is not None)
+    return next(t for t in piece if t is not None) if piece[0] is None else piece[0]
 
 
-def _divide(parameters: Sequence[Flats]) -> tuple[list[Flats], list[Flats]]:
+def flat(tensor: Tensor) -> Tensor:
+    """Returns the memory of a dense tensor as a vector ``(n,)``."""
+    if tensor.is_contiguous():
+        return tensor if tensor.dim() == 1 else tensor.view(-1)
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _divide(parameters: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
     """Returns the parameters whose rows the CPU's own kernels take as they are, and the others."""
-    native: list[Flats] = []
-    others: list[Flats] = []
-    for flats in parameters:
-        some = first(flats)
+    native: list[Piece] = []
+    others: list[Piece] = []
+    for piece in parameters:
+        some = first(piece)
         is_native = some.is_cpu and some.dtype in (torch.float32, torch.float64)
-        (native if is_native else others).append(flats)
+        (native if is_native else others).append(piece)
     return native, others
 
 
@@ -91,17 +99,17 @@ def _precise(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _native_products(parameters: Sequence[Flats], tasks: int) -> Tensor:
+def _native_products(parameters: Sequence[Piece], tasks: int) -> Tensor:
     """Returns the products ``(T, T)``, summed over chunks in float64."""
     lower = [[0.0] * tasks for _ in range(tasks)]
     small = []
-    for flats in parameters:
-        if tasks >= MANY or first(flats).numel() < SMALL:
-            small.append(flats)
+    for parameter in parameters:
+        if tasks >= MANY or first(parameter).numel() < SMALL:
+            small.append(parameter)
             continue
-        reaching = [t for t, row in enumerate(flats) if row is not None]
-        for piece in _cut(flats, CHUNK):
-            _add(lower, reaching, _dots([row for row in piece if row is not None]))
+        reaching = [t for t, row in enumerate(parameter) if row is not None]
+        for piece in _cut(parameter, CHUNK):
+            _add(lower, reaching, _dots([flat(row) for row in piece if row is not None]))
     with torch.autocast("cpu", enabled=False):  # it would multiply matrices, not dots, in bfloat16
         for slab in _slabs(small, -(-GATHERED // tasks)):
             _add(lower, range(tasks), _matrix_products(_gather(slab, multiple=_CPU_SPLITS)))
@@ -143,16 +151,17 @@ def _are_safe(products: Sequence[Sequence[float]], rows: Sequence[Tensor] | Tens
     return all(_SAFE[0] < s < _SAFE[1] or (s == 0.0 and not rows[k].any()) for k, s in enumerate(squares))
 
 
-def _add_up(slab: Sequence[Flats], weights: Sequence[float]) -> None:
+def _add_up(slab: Sequence[Piece], weights: Sequence[float]) -> None:
     """Writes the weighted sum of the rows into each piece's first one."""
     targets = [first(piece) for piece in slab]
     for row, weight in zip(zip(*slab, strict=True), weights, strict=True):
-        own = [t for t, piece in zip(targets, row, strict=True) if piece is t]
-        added = [(t, p) for t, p in zip(targets, row, strict=True) if p is not None and p is not t]
+        own = [target for target, part in zip(targets, row, strict=True) if part is target]
         if own and weight != 1.0:
             torch._foreach_mul_(own, weight)
-        if added:
-            torch._foreach_add_(*map(list, zip(*added, strict=True)), alpha=weight)
+        if len(own) < len(row):
+            added = [(t, p) for t, p in zip(targets, row, strict=True) if p is not None and p is not t]
+            if added:
+                torch._foreach_add_(*map(list, zip(*added, strict=True)), alpha=weight)
 
 
 def _slab_products(rows: Tensor) -> Tensor:
@@ -166,45 +175,45 @@ def _slab_sum(rows: Tensor, weights: Tensor) -> Tensor:
     return weights.to(rows.device, non_blocking=True) @ rows
 
 
-def _slabs(parameters: Iterable[Flats], size: int | None = None) -> Iterator[list[Flats]]:
+def _slabs(parameters: Iterable[Piece], size: int | None = None) -> Iterator[list[Piece]]:
     """Cuts the parameters into lists of at most ``size`` elements a row, each of one device and dtype."""
-    by_kind: dict[tuple[torch.device, torch.dtype], list[Flats]] = {}
-    for flats in parameters:
-        some = first(flats)
-        by_kind.setdefault((some.device, some.dtype), []).append(flats)
+    by_kind: dict[tuple[torch.device, torch.dtype], list[Piece]] = {}
+    for parameter in parameters:
+        some = first(parameter)
+        by_kind.setdefault((some.device, some.dtype), []).append(parameter)
     for (device, _), members in by_kind.items():
         most = size or (SUMMED if device.type == "cpu" else SLAB)
-        slab: list[Flats] = []
+        slab: list[Piece] = []
         room = most
-        for piece in (piece for flats in members for piece in _cut(flats, most)):
-            length = first(piece).numel()
-            if length > room:
-                yield slab
-                slab, room = [], most
-            slab.append(piece)
-            room -= length
+        for parameter in members:
+            for piece in _cut(parameter, most):
+                length = first(piece).numel()
+                if length > room:
+                    yield slab
+                    slab, room = [], most
+                slab.append(piece)
+                room -= length
         yield slab
 
 
-def _cut(flats: Flats, size: int) -> Iterable[Flats]:
+def _cut(parameter: Piece, size: int) -> Iterable[Piece]:
     """Cuts the rows into pieces of at most ``size`` elements."""
-    length = first(flats).numel()
+    length = first(parameter).numel()
     if length <= size:
-        return [flats]
+        return (parameter,)
     count = -(-length // size)
-    splits = [[None] * count if row is None else torch.split(row, size) for row in flats]
+    splits = [[None] * count if row is None else torch.split(flat(row), size) for row in parameter]
     return map(list, zip(*splits, strict=True))
 
 
-def _gather(slab: Sequence[Flats], *, multiple: int = 1) -> Tensor:
+def _gather(slab: Sequence[Piece], *, multiple: int = 1) -> Tensor:
     """Returns the slab's rows as ``(T, n)``, n padded with zeros to a multiple, where there is float64."""
-    targets = [first(piece) for piece in slab]
-    padding = -sum(t.numel() for t in targets) % multiple
-    zero = targets[0].new_zeros(1)
-    pieces = []
+    sizes = [first(piece).numel() for piece in slab]
+    zero = first(slab[0]).new_zeros(1)
+    padding = [zero.expand(-sum(sizes) % multiple)]
+    parts = []
     for row in zip(*slab, strict=True):
-        pieces += [zero.expand(len(t)) if p is None else p for p, t in zip(row, targets, strict=True)]
-        if padding:
-            pieces.append(zero.expand(padding))
-    rows = torch.cat(pieces).view(len(slab[0]), -1)
+        parts += [zero.expand(n) if part is None else flat(part) for part, n in zip(row, sizes, strict=True)]
+        parts += padding
+    rows = torch.cat(parts).view(len(slab[0]), -1)
     return rows.to(_precise(rows.device))

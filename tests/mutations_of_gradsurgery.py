@@ -33,7 +33,7 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "test_vectors.py::test_products_under_autocast_are_not_rounded[gathered on the CPU]",
         ),
         (  # every tensor by itself
-            "tasks >= MANY or first(flats).numel() < SMALL",
+            "tasks >= MANY or first(parameter).numel() < SMALL",
             "False",
             "test_vectors.py::test_small_tensors_and_many_tasks_take_one_call_each_slab",
         ),
