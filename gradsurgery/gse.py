@@ -184,10 +184,8 @@ class GSE(OptimizerWrapper):
         self._is_ready = False
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        if self.second_update == "recompute":  # a copy's callables would evaluate the original's model
-            state.update(_tasks=[], _is_ready=False)
-        return state
+        # A copied parameter has no .grad, and copied callables would evaluate the original's model.
+        return {**super().__getstate__(), "_tasks": [], "_sum": {}, "_is_ready": False}
 
     def _held_sum(self) -> Row:
         """Returns the gradient of the tasks' summed loss, from the rows and in memory of its own."""

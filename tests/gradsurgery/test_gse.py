@@ -5,84 +5,7 @@ import torch
 from torch import nn
 
 from gradsurgery import GSE, PCGrad
-from tests.gradsurgery.reference import algorithm1
-
-
-class Problem:
-    """Two tasks, whose order is no choice, on a trunk with heads."""
-
-    def __init__(self, seed=0):
-        torch.manual_seed(seed)
-        self.trunk = nn.Linear(4, 3).double()
-        self.heads = nn.ModuleList(nn.Linear(3, 1).double() for _ in range(2))
-        self.modules = nn.ModuleList([self.trunk, *self.heads])
-        self.calls = 0
-
-    def tasks(self, step=0):
-        def task(k):
-            generator = torch.Generator().manual_seed(10 * step + k)
-            x = torch.randn(8, 4, generator=generator).double()
-            y = 5 * torch.randn(8, 1, generator=generator).double()
-
-            def loss():
-                self.calls += 1
-                return nn.functional.mse_loss(self.heads[k](torch.tanh(self.trunk(x))), y)
-
-            return loss
-
-        return {"a": task(0), "b": task(1)}
-
-    @property
-    def parameters(self):
-        return list(self.modules.parameters())
-
-    def gradients(self, losses, share=1.0):
-        """Returns PCGrad's gradient times the share, and the summed loss's."""
-        grad = torch.autograd.grad
-        rows = [grad(task(), self.parameters, allow_unused=True, materialize_grads=True) for task in losses]
-        flat = algorithm1([torch.cat([g.flatten() for g in row[:2]]) for row in rows], [[1], [0]])
-        plain = [a + b for a, b in zip(*rows, strict=True)]
-        operated = [g.view_as(p) for g, p in zip(flat.split([12, 3]), plain, strict=False)]
-        return [share * g for g in [*operated, *plain[2:]]], plain
-
-    def weights(self):
-        return [p.detach().clone() for p in self.parameters]
-
-
-def adam(problem):
-    return torch.optim.AdamW(problem.parameters, lr=0.03)
-
-
-def update(problem, optimizer, gradients):
-    for p, g in zip(problem.parameters, gradients, strict=True):
-        p.grad = g.clone()
-    optimizer.step()
-
-
-def written_out(second, steps=4, share=0.5):
-    problem = Problem()
-    optimizer = adam(problem)
-    for step in range(steps):
-        losses = list(problem.tasks(step).values())
-        operated, plain = problem.gradients(losses, share)
-        update(problem, optimizer, operated)
-        if second == "recompute":
-            _, plain = problem.gradients(losses)
-        update(problem, optimizer, plain)
-    return problem.weights()
-
-
-def train(problem, optimizer, steps=range(4)):
-    for step in steps:
-        optimizer.zero_grad()
-        optimizer.backward(problem.tasks(step))
-        optimizer.step()
-    return problem.weights()
-
-
-def same(a, b):
-    for x, y in zip(a, b, strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
+from tests.gradsurgery.two_updates import Problem, adam, same, train, written_out
 
 
 @pytest.mark.parametrize("second", ["recompute", "reuse"])
@@ -152,41 +75,6 @@ def test_accumulated_micro_batches_are_in_both_updates(second):
 
 
 @pytest.mark.parametrize("second", ["recompute", "reuse"])
-def test_zero_grad_forgets_what_was_prepared(second):
-    problem = Problem()
-    optimizer = GSE(adam(problem), second_update=second)
-    optimizer.backward(problem.tasks(7), accumulate=True)
-    optimizer.zero_grad()
-    optimizer.backward(problem.tasks(8))
-    same(train(problem, optimizer), written_out(second))
-
-
-@pytest.mark.parametrize("second", ["recompute", "reuse"])
-def test_a_checkpoint_replaces_what_was_prepared(second):
-    problem = Problem()
-    optimizer = GSE(adam(problem), second_update=second)
-    state = optimizer.state_dict()
-    optimizer.backward(problem.tasks(step=7), accumulate=second == "recompute")
-    optimizer.load_state_dict(state)
-    for p in problem.parameters:
-        p.grad = None
-    optimizer.backward(problem.tasks())
-    optimizer.step()
-    same(problem.weights(), written_out(second, steps=1))
-
-
-@pytest.mark.parametrize("second", ["recompute", "reuse"])
-def test_a_step_forgets_what_it_was_made_from(second):
-    problem = Problem()
-    optimizer = GSE(adam(problem), second_update=second)
-    for step in range(4):
-        optimizer.backward(problem.tasks(step))
-        optimizer.step()
-        problem.modules.zero_grad()  # not the optimizer's, which forgets, too
-    same(problem.weights(), written_out(second))
-
-
-@pytest.mark.parametrize("second", ["recompute", "reuse"])
 def test_the_place_to_clip_the_second_gradient(second):
     problem = Problem()
     norms = []
@@ -225,16 +113,6 @@ def test_a_parameter_that_no_task_reaches_is_not_moved():
         train(problem, GSE(inner, second_update=second))
         assert unused.grad is None
         assert unused.tolist() == [1, 1]
-
-
-def test_a_step_needs_a_backward():
-    problem = Problem()
-    optimizer = GSE(adam(problem))
-    with pytest.raises(RuntimeError, match=r"step\(\) makes two updates out of backward\(losses\), got none"):
-        optimizer.step()
-    optimizer.backward(problem.tasks(), accumulate=True)
-    with pytest.raises(RuntimeError, match="got none since the last step"):
-        optimizer.step()
 
 
 def test_bad_options_are_refused():
