@@ -148,7 +148,7 @@ def _are_safe(products: Sequence[Sequence[float]], rows: Sequence[Tensor] | Tens
     if rows[0].dtype == torch.float64:
         return True
     squares = [line[k] for k, line in enumerate(products)]
-    # Asked of the bytes, whether any is not zero is five times as fast: a rare word's gradients are all zeros.
+    # Rare words' gradients are all zeros; to look for others among the bytes is five times as fast.
     return all(
         _SAFE[0] < s < _SAFE[1] or (s == 0.0 and not rows[k].view(torch.uint8).any())
         for k, s in enumerate(squares)
