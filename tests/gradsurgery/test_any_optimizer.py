@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn, optim
 
-from gradsurgery import GSE, PCGrad
+import gradsurgery
+from gradsurgery import GSE, Constant, GradientSurgery, PCGrad
 from tests.gradsurgery.loops import OPTIMIZERS, PROBLEMS, REFUSED, VARIANTS, Network, bit_equal, result
 
 STEPS = 100
@@ -75,6 +76,26 @@ def test_dtypes_in_one_optimizer(name, kind):
     for scope in ("shared", "all"):
         problem = PROBLEMS[kind]()
         assert bit_equal(wrapped(problem, PCGrad(make(problem.parameters()), scope=scope)), expected)
+
+
+METHODS = {
+    name: method
+    for name in gradsurgery.__all__
+    if isinstance(method := getattr(gradsurgery, name), type)
+    and issubclass(method, GradientSurgery)
+    and method not in (GradientSurgery, Constant)
+}
+METHODS["Constant"] = lambda optimizer, **options: Constant(optimizer, task_weights={"task": 1.0}, **options)
+
+
+@pytest.mark.parametrize("scope", ["shared", "all"])
+@pytest.mark.parametrize("name", METHODS)
+def test_one_task_keeps_its_gradient_in_every_method(name, scope):
+    problem = Network()
+    expected = bare(problem, optim.AdamW(problem.parameters(), lr=0.05))
+    problem = Network()
+    inner = optim.AdamW(problem.parameters(), lr=0.05)
+    assert bit_equal(wrapped(problem, METHODS[name](inner, scope=scope)), expected)
 
 
 @pytest.mark.parametrize("wrap", [PCGrad, GSE])
