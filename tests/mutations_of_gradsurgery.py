@@ -120,7 +120,39 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "test_gse.py::test_both_updates_go_through_one_optimizer",
         ),
     ],
+    "gradsurgery/wrapper.py": [
+        (
+            "self.optimizer.zero_grad(set_to_none)",
+            "self.optimizer.zero_grad()",
+            "test_any_loop.py::test_any_loop_of_one_task_is_that_of_the_bare_optimizer",
+        ),
+        (
+            "self.optimizer.add_param_group(param_group)",
+            "pass",
+            "test_any_loop.py::test_any_loop_of_one_task_is_that_of_the_bare_optimizer",
+        ),
+        (
+            "with torch.enable_grad():",
+            "if True:",
+            "test_wrapper.py::test_a_closure_does_what_comes_before_the_step",
+        ),
+        (
+            "closure.default is inspect",
+            "False and closure.default is inspect",
+            "test_any_optimizer.py::test_optimizers_that_cannot_are_refused_in_one_sentence",
+        ),
+    ],
     "gradsurgery/gse.py": [
+        (
+            '"_sum": {}, "_is_ready": False}',
+            '"_sum": {}}',
+            "test_gse_between_steps.py::test_a_copy_asks_for_a_backward_of_its_own",
+        ),
+        (
+            "tasks, total = self._tasks, self._sum\n        self._forget()",
+            "tasks, total = self._tasks, self._sum",
+            "test_gse_between_steps.py::test_a_second_evaluation_that_fails_leaves_nothing_behind",
+        ),
         (
             'else PCGrad(optimizer, reduction="mean")',
             "else PCGrad(optimizer)",
