@@ -55,4 +55,4 @@ def _projections(cosines: Tensor, lengths: Tensor) -> Tensor:
 
 def _projection(cosines: Tensor, lengths: Tensor) -> Tensor:
     units = factor(cosines)
-    return 1 + nonnegative_least_squares(units, -units @ lengths) / lengths
+    return 1 + nonnegative_least_squares(units, -units @ lengths, size=lengths.sum()) / lengths

@@ -6,32 +6,29 @@ from torch import Tensor
 from .gramians import EPSILON
 
 
-def nonnegative_least_squares(A: Tensor, target: Tensor) -> Tensor:
+def nonnegative_least_squares(A: Tensor, target: Tensor, *, size: Tensor | None = None) -> Tensor:
     """Returns the x ≥ 0 ``(T,)`` that minimises ``‖A x − target‖``, algorithm NNLS.
 
     Args:
         A: ``(r, T)``. The size of a column does not matter.
         target: ``(r,)``.
+        size: Of what the target is the sum of, where that nearly cancels: rounding is measured by it, and a
+            column that rounding alone lets in may depend on the others. By default the target's length.
     """
+    size = torch.linalg.vector_norm(target) if size is None else size
     sizes: Tensor = torch.linalg.vector_norm(A, dim=0)
     sizes = sizes.where(sizes > 0, 1.0)
     A = A / sizes
     x = A.new_zeros(A.shape[1])
     positive = torch.zeros_like(x, dtype=torch.bool)
-    refused = torch.zeros_like(positive)
-    for _ in range(4 * len(x) + 8):
+    for _ in range(4 * len(x) + 8):  # about T are needed; rounding must not make it endless
         descent = A.T @ (target - A @ x)
-        noise = 8 * len(A) * EPSILON * (torch.linalg.vector_norm(target) + x.sum())
-        candidates = ~positive & ~refused & (descent > noise)
+        noise = 8 * len(A) * EPSILON * (size + x.sum())
+        candidates = ~positive & (descent > noise)
         if not candidates.any():
             break
-        entering = descent.where(candidates, 0.0).argmax()
-        positive[entering] = True
+        positive[descent.where(candidates, 0.0).argmax()] = True
         x, positive = _minimise_within(A, target, x, positive)
-        if positive[entering]:
-            refused.zero_()
-        else:  # rounding alone had it enter, and it would again
-            refused[entering] = True
     return x / sizes
 
 

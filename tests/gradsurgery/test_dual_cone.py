@@ -1,5 +1,7 @@
 """UPGrad and DualProj: conditions of optimality, projections of whole vectors face by face, PCGrad of two."""
 
+import pytest
+import torch
 from hypothesis import given
 
 from gradsurgery import DualProj, PCGrad, UPGrad
@@ -52,3 +54,12 @@ def test_without_conflict_the_weights_are_exactly_one(rows):
     for method in (UPGrad, DualProj):
         _, optimizer = operate(method, rows)
         assert optimizer.conflicts.weights.tolist() == [1.0] * len(rows)
+
+
+@pytest.mark.parametrize("weights", [upgrad_weights, dualproj_weights])
+def test_gradients_that_cancel_but_for_rounding_get_no_huge_weights(weights):
+    """What is left of their sum is no larger than what rounding makes of two equal directions."""
+    for seed in range(200):
+        a, b = torch.randn(2, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        J = torch.stack([a, a, 0.01 * b - a, -a])
+        assert weights(J @ J.T).max() <= 1e4

@@ -1,6 +1,7 @@
 """What every method keeps, on hard Gramians too: scale, one task, absent gradients, infinities; GSE."""
 
 import copy
+import io
 import math
 import re
 from pathlib import Path
@@ -202,6 +203,36 @@ def first(method, model, data):
 
 def total(model, data):
     return torch.autograd.grad(sum(task() for task in tasks(model, data).values()), list(model.parameters()))
+
+
+@every_method
+def test_a_run_resumed_from_a_checkpoint_equals_one_that_was_not_interrupted(name):
+    def start():
+        torch.manual_seed(0)
+        model = Model().double()
+        return model, built(name, list(model.parameters()), granularity="parameter")
+
+    def train(model, optimizer, numbers):
+        for step in numbers:
+            named = list(tasks(model, batches(seed=step)).items())
+            optimizer.zero_grad()
+            optimizer.backward(dict(named[:2] if step % 3 == 1 else named[::-1]))  # one absent, two swapped
+            optimizer.step()
+
+    whole, optimizer = start()
+    train(whole, optimizer, range(7))
+    model, optimizer = start()
+    train(model, optimizer, range(3))
+    buffer = io.BytesIO()
+    torch.save([model.state_dict(), optimizer.state_dict()], buffer)
+    train(model, optimizer, range(3, 5))  # which must not change what was saved
+    buffer.seek(0)
+    values, state = torch.load(buffer, weights_only=True)
+    resumed, other = start()
+    resumed.load_state_dict(values)
+    other.load_state_dict(state)
+    train(resumed, other, range(3, 7))
+    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
 
 
 @every_method
