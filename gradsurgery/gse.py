@@ -41,7 +41,8 @@ class GSE(OptimizerWrapper):
     What happens to ``.grad`` between ``backward`` and ``step``, such as clipping, concerns the first update.
     The second gradient exists only inside ``step``, and ``before_second_update`` is the place to clip it.
     After the step ``.grad`` holds the second gradient. A ``.grad`` from before ``backward``, for instance of
-    another ``backward``, is in the first only.
+    another ``backward``, is in the first only. A parameter outside the optimizer gets the gradients of both
+    evaluations.
 
     A ``state_dict`` or a copy holds no callables: to recompute after resuming, save it between a step and the
     next ``backward``.
