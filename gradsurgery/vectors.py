@@ -32,6 +32,7 @@ MANY = 8
 _BLOCK = 4  # rows multiplied with all before them in one product of matrices
 _SPLITS = 128  # a slab's product is cut into this many, enough for every multiprocessor of a GPU
 _CPU_SPLITS = 16  # likewise, for sums in float32 that are short enough to be accurate
+_ALIGNED = 16 * _CPU_SPLITS  # elements a row, so that each split begins at a line of the cache
 _SAFE = (1e-24, 1e37)  # squared norms between which no float32 square matters that under- or overflows
 _LARGEST = 2.0**96  # a weight beyond it could overflow float32 before it meets its tiny gradient
 
@@ -111,8 +112,8 @@ def _native_products(parameters: Sequence[Piece], tasks: int) -> Tensor:
         for piece in _cut(parameter, CHUNK):
             _add(lower, reaching, _dots([flat(row) for row in piece if row is not None]))
     with torch.autocast("cpu", enabled=False):  # it would multiply matrices, not dots, in bfloat16
-        for slab in _slabs(small, -(-GATHERED // tasks)):
-            _add(lower, range(tasks), _matrix_products(_gather(slab, multiple=_CPU_SPLITS)))
+        for slab in _slabs(small, max(GATHERED // tasks // _ALIGNED, 1) * _ALIGNED):
+            _add(lower, range(tasks), _matrix_products(_gather(slab, multiple=_ALIGNED)))
     total = torch.tensor(lower, dtype=torch.float64).tril()
     return total + total.tril(-1).T
 
