@@ -4,6 +4,7 @@ from .alignment import IMTLG, AlignedMTL, ConFIG
 from .balancing import DWA, UncertaintyWeighting
 from .bargaining import NashMTL
 from .conflicts import ConflictReport
+from .diagnosis import Diagnosis, Interval, PairDiagnosis, diagnose
 from .dual_cone import DualProj, UPGrad
 from .fixed import RLW, Constant, Mean, Sum
 from .gse import GSE
@@ -26,14 +27,18 @@ __all__ = [
     "ConflictHistory",
     "ConflictReport",
     "Constant",
+    "Diagnosis",
     "DualProj",
     "GradVac",
     "GradientSurgery",
+    "Interval",
     "Mean",
     "NashMTL",
     "PCGrad",
+    "PairDiagnosis",
     "PairSummary",
     "Sum",
     "UPGrad",
     "UncertaintyWeighting",
+    "diagnose",
 ]

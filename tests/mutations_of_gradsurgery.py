@@ -272,4 +272,41 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "test_history.py::test_a_step_that_overflowed_spoils_no_mean",
         ),
     ],
+    "gradsurgery/diagnosis.py": [
+        (
+            "for i in (a, second[0]) for j in (b, second[1])",
+            "for i in (a, second[0]) for j in (a, second[1])",
+            "test_diagnosis.py::test_the_intervals_hold_the_truth_as_often_as_they_say",
+        ),
+        (  # the squares of one batch, noise and all
+            "own = [[G[i][j] for G in products]",
+            "own = [[G[i][i] for G in products]",
+            "test_diagnosis.py::test_the_batches_noise_is_taken_out_of_the_cosine",
+        ),
+        (
+            "stdev(without) * (n - 1) / math.sqrt(n)",
+            "stdev(without) / math.sqrt(n)",
+            "test_diagnosis.py::test_the_intervals_hold_the_truth_as_often_as_they_say",
+        ),
+        (
+            "1 - (1 - level) / pairs)",
+            "level)",
+            "test_diagnosis.py::test_the_intervals_of_several_pairs_hold_together",
+        ),
+        (
+            "return math.inf if math.isnan(high) else high",
+            "return high",
+            "test_diagnosis.py::test_a_pair_that_is_drowned_in_noise_does_not_hide_another_pairs_conflict",
+        ),
+        (
+            "if all(low > -tolerance for low in lows.values()):",
+            "if True:",
+            "test_diagnosis.py::test_the_verdict",
+        ),
+        (
+            "order(len(gramian), generator)) - 1",
+            "order(len(gramian), generator))",
+            "test_diagnosis.py::test_the_change_is_what_pcgrad_does_to_the_sum",
+        ),
+    ],
 }

@@ -169,9 +169,7 @@ def test_gse_under_a_scaler_that_it_does_not_know_is_refused():
     optimizer = GSE(adam(problem.model))
     start = problem.weights()
     optimizer.backward(problem.tasks(scaler))
-    with pytest.raises(
-        ValueError, match=r"scaler must be the GradScaler .*, got None: pass GSE"
-    ):
+    with pytest.raises(ValueError, match=r"scaler must be the GradScaler .*, got None: pass GSE"):
         scaler.step(optimizer)
     assert all(map(torch.equal, problem.weights(), start))
     disabled = gradient_scaler(enabled=False)

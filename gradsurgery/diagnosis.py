@@ -1,0 +1,261 @@
+"""Is there a conflict worth surgery? An answer with intervals, from gradients on independent batches.
+
+The cosine of two gradients on small batches is near 0 whatever the tasks are, for the noise of the batches is
+in its denominator. Two batches a task tell noise and signal apart: with independent batches 1 and 2, the
+products ``g_a·g_b`` and ``g_a1·g_a2`` have the expected gradients' ``μ_a·μ_b`` and ``‖μ_a‖²`` for their
+means, and so ``μ_a·μ_b / (‖μ_a‖ ‖μ_b‖)`` can be estimated.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import NormalDist, fmean, stdev
+
+import torch
+from torch import Tensor
+
+from .conflicts import table
+from .gradients import TaskGradients, take
+from .projection import pcgrad_weights, random_order
+from .tasks import differentiate, gradients_set_aside
+
+Matrix = list[list[float]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval; nan where the samples do not tell."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class PairDiagnosis:
+    """Two tasks at the present parameters.
+
+    Attributes:
+        cosine: Of the expected gradients, without the batches' noise; the intervals hold together.
+        batch_cosine: Mean cosine of the gradients on one batch each, which is what surgery sees.
+        conflict_rate: Share of samples in which that cosine is negative.
+        null: The same share for one task with itself on two batches, the mean of both tasks.
+    """
+
+    cosine: Interval
+    batch_cosine: Interval
+    conflict_rate: Interval
+    null: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Whether tasks conflict enough for surgery. ``print(diagnosis)`` shows it.
+
+    Attributes:
+        pairs: By pair of tasks.
+        change: How far PCGrad moves the update, ``‖surgery - sum‖ / ‖sum‖``, mean over the samples; that much
+            even where the conflict is batch noise alone.
+        conflict: True if the expected gradients of a pair conflict by more than ``tolerance``, False if no
+            pair's do, None if the samples do not tell.
+        verdict: The answer in one line.
+    """
+
+    pairs: Mapping[tuple[str, str], PairDiagnosis]
+    change: Interval
+    conflict: bool | None
+    verdict: str
+
+    def __str__(self) -> str:
+        lines = [["tasks", "expected cosine", "batch cosine", "conflict rate", "null"]]
+        lines += [
+            [", ".join(tasks), str(p.cosine), str(p.batch_cosine), str(p.conflict_rate), f"{p.null:.2f}"]
+            for tasks, p in self.pairs.items()
+        ]
+        return f"{self.verdict}\n{table(lines)}"
+
+
+def diagnose(
+    losses: Mapping[str, Callable[[], Tensor]],
+    parameters: Iterable[Tensor],
+    *,
+    samples: int = 30,
+    tolerance: float = 0.1,
+    level: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> Diagnosis:
+    """Asks whether the tasks conflict at the present parameters; trains nothing and leaves ``.grad`` alone.
+
+    It takes 2T forwards and backwards a sample, and memory for 2T gradients. Means have t intervals over the
+    samples, the expected cosine one by the jackknife, and rates Wilson's. With several ranks each looks at
+    its own batches.
+
+    Args:
+        losses: By task, a callable that returns the loss, one number, on a FRESH random batch at each call.
+            Random numbers that they draw, as for dropout, are drawn as in training.
+        parameters: Those to look at; only what two tasks or more reach enters.
+        samples: Number of samples, two batches a task each; at least 5.
+        tolerance: A cosine above its negative is not worth surgery.
+        level: The intervals' level.
+        generator: Source of PCGrad's order, as in :class:`GradientSurgery`.
+
+    Raises:
+        TypeError: If ``losses`` is no mapping to callables.
+        ValueError: If there are fewer than two tasks or five samples, ``tolerance`` or ``level`` is not
+            between 0 and 1, a loss is not one finite number with a graph, or no two tasks reach a parameter.
+    """
+    if not isinstance(losses, Mapping) or not all(callable(loss) for loss in losses.values()):
+        raise TypeError(
+            f"losses must map names to callables, got {losses!r}: each call must draw a fresh batch, so pass"
+            " {'a': lambda: loss(next(batches))}"
+        )
+    if len(losses) < 2:
+        raise ValueError(f"losses must hold at least two tasks, got {len(losses)}: one has no conflict")
+    if samples < 5:
+        raise ValueError(f"samples must be at least 5, got {samples}: fewer give no interval")
+    for name, value in (("tolerance", tolerance), ("level", level)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must be between 0 and 1, got {value!r}: take the default")
+    members = [p for p in dict.fromkeys(parameters) if p.requires_grad]
+    tasks = tuple(losses)
+    gramians = [_sample(losses, members) for _ in range(samples)]
+    generator = torch.Generator() if generator is None else generator
+    change = _mean([_change(gramian[: len(tasks), : len(tasks)], generator) for gramian in gramians], level)
+    products = [gramian.tolist() for gramian in gramians]
+    found = list(combinations(range(len(tasks)), 2))
+    pairs = {
+        (tasks[a], tasks[b]): _pair(products, a, b, tasks=len(tasks), pairs=len(found), level=level)
+        for a, b in found
+    }
+    conflict, verdict = _verdict(pairs, change, tolerance=tolerance, samples=samples)
+    return Diagnosis(pairs, change, conflict, verdict)
+
+
+def _sample(losses: Mapping[str, Callable[[], Tensor]], parameters: Sequence[Tensor]) -> Tensor:
+    """Returns the Gramian ``(2T, 2T)`` of all tasks on a first batch and, below, on a second."""
+    gradients = TaskGradients()
+    with torch.enable_grad(), gradients_set_aside(parameters):
+        for batch in range(2):
+            for name, loss in losses.items():
+                differentiate(name, loss, parameters, finite=True)
+                gradients.add(f"{batch}{name}", take(parameters, gradients.rows.values()))
+    rows = list(gradients.rows.values())
+    both = list(zip(rows[: len(losses)], rows[len(losses) :], strict=True))
+    shared = [p for p in parameters if sum(p in first or p in second for first, second in both) > 1]
+    if not shared:
+        raise ValueError(
+            f"parameters must hold one that two tasks reach, got {len(parameters)} without: pass the shared"
+            " encoder's parameters"
+        )
+    return gradients.gramian(shared).cpu()
+
+
+def _change(gramian: Tensor, generator: torch.Generator) -> float:
+    """Returns how far PCGrad moves the sum of the gradients, relative to its length."""
+    moved = pcgrad_weights(gramian, random_order(len(gramian), generator)) - 1
+    length = float(gramian.sum())
+    return math.sqrt(max(float(moved @ gramian @ moved), 0.0) / length) if length > 0 else math.nan
+
+
+def _pair(
+    products: Sequence[Matrix], a: int, b: int, *, tasks: int, pairs: int, level: float
+) -> PairDiagnosis:
+    first, second = (a, b), (tasks + a, tasks + b)
+    across = [fmean(G[i][j] for i in (a, second[0]) for j in (b, second[1])) for G in products]
+    own = [[G[i][j] for G in products] for i, j in zip(first, second, strict=True)]
+    batch = [_cosine(G, a, b) for G in products]
+    null = [_cosine(G, i, j) < 0 for G in products for i, j in zip(first, second, strict=True)]
+    return PairDiagnosis(
+        cosine=_expected_cosine(across, own[0], own[1], 1 - (1 - level) / pairs),
+        batch_cosine=_mean(batch, level),
+        conflict_rate=_rate(sum(c < 0 for c in batch), len(batch), level),
+        null=sum(null) / len(null),
+    )
+
+
+def _cosine(gramian: Matrix, i: int, j: int) -> float:
+    lengths = math.sqrt(gramian[i][i]) * math.sqrt(gramian[j][j])
+    return gramian[i][j] / lengths if lengths > 0 else 0.0
+
+
+def _expected_cosine(
+    across: Sequence[float], own_a: Sequence[float], own_b: Sequence[float], level: float
+) -> Interval:
+    """Returns the cosine of the expected gradients, with a jackknife interval.
+
+    It is unknown where a task's squared length is not clearly above 0: noise is all that the batches show.
+    """
+    unknown = Interval(math.nan, math.nan, math.nan)
+    if min(_mean(own_a, level).low, _mean(own_b, level).low) <= 0:
+        return unknown
+    n = len(across)
+    sums = [sum(across), sum(own_a), sum(own_b)]
+
+    def cosine(product: float, square_a: float, square_b: float) -> float:
+        return product / math.sqrt(square_a * square_b) if min(square_a, square_b) > 0 else math.nan
+
+    value = cosine(*sums)
+    without = [
+        cosine(*(total - x for total, x in zip(sums, xs, strict=True)))
+        for xs in zip(across, own_a, own_b, strict=True)
+    ]
+    if any(map(math.isnan, without)):
+        return unknown
+    half = t_quantile(0.5 + level / 2, n - 1) * stdev(without) * (n - 1) / math.sqrt(n)
+    return Interval(value, value - half, value + half)
+
+
+def _mean(values: Sequence[float], level: float) -> Interval:
+    n, mean = len(values), fmean(values)
+    half = t_quantile(0.5 + level / 2, n - 1) * stdev(values) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half)
+
+
+def _rate(count: int, n: int, level: float) -> Interval:
+    """Returns a share with Wilson's interval."""
+    z, share = NormalDist().inv_cdf(0.5 + level / 2), count / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return Interval(share, min(middle - half, share), max(middle + half, share))
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Returns a quantile of Student's t (Abramowitz and Stegun, 26.7.5), within 2 % from 4 freedoms on."""
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + math.fsum(term / math.pow(freedom, k) for k, term in enumerate(terms, start=1))
+
+
+def _verdict(
+    pairs: Mapping[tuple[str, str], PairDiagnosis], change: Interval, *, tolerance: float, samples: int
+) -> tuple[bool | None, str]:
+    moved = f"PCGrad moves the update by {change.value:.0%} of its length"
+    lows = {tasks: pair.cosine.low for tasks, pair in pairs.items()}
+    (first, second), worst = min(pairs.items(), key=lambda item: _known_or_highest(item[1].cosine.high))
+    if worst.cosine.high < -tolerance:
+        return True, f"yes: {first} and {second} conflict, expected cosine {worst.cosine}; {moved}"
+    if all(low > -tolerance for low in lows.values()):
+        (first, second), least = min(pairs.items(), key=lambda item: item[1].cosine.low)
+        return False, (
+            f"no: no pair's expected cosine is below -{tolerance:g}, the least is {first} and {second}'s,"
+            f" {least.cosine}; {moved}, which is batch noise"
+        )
+    unsure = [", ".join(tasks) for tasks, low in lows.items() if not low > -tolerance]
+    return None, (
+        f"not to be told from {samples} samples: the expected cosine of {' and of '.join(unsure)} may lie"
+        f" on either side of -{tolerance:g}; take more samples or larger batches"
+    )
+
+
+def _known_or_highest(high: float) -> float:
+    """Returns an interval's end; an unknown one must not be taken for a conflict."""
+    return math.inf if math.isnan(high) else high

@@ -1,0 +1,158 @@
+"""diagnose: its intervals hold the truth as often as they say, and it says no where the answer is no."""
+
+import math
+from itertools import count
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from gradsurgery import diagnose
+from gradsurgery.diagnosis import t_quantile
+
+
+def problem(cosine, *, noise, seed, width=16, length=3.0):
+    """Two tasks whose gradients are vectors with this cosine, plus noise anew at each call."""
+    generator = torch.Generator().manual_seed(seed)
+    x = nn.Parameter(torch.zeros(width, dtype=torch.float64))
+    a = torch.zeros(width, dtype=torch.float64)
+    b = a.clone()
+    a[0], b[0], b[1] = length, cosine, math.sqrt(1 - cosine**2)
+
+    def task(gradient):
+        drawn = torch.randn(width, generator=generator, dtype=torch.float64)
+        return x @ (gradient + noise * drawn)
+
+    return {"a": lambda: task(a), "b": lambda: task(b)}, x
+
+
+@pytest.mark.parametrize("cosine", [-0.6, 0.0, 0.5])
+def test_the_intervals_hold_the_truth_as_often_as_they_say(cosine):
+    found = []
+    for seed in range(120):
+        losses, x = problem(cosine, noise=0.3, seed=seed)
+        interval = diagnose(losses, [x], samples=12, level=0.9).pairs["a", "b"].cosine
+        found.append(interval.low <= cosine <= interval.high)
+    # 0.9 ± 4 standard errors of 120 draws: a factor of two in the width would show.
+    assert abs(sum(found) / len(found) - 0.9) < 0.11
+
+
+def test_the_batches_noise_is_taken_out_of_the_cosine():
+    losses, x = problem(-0.8, noise=0.5, seed=0)
+    pair = diagnose(losses, [x], samples=200).pairs["a", "b"]
+    assert pair.cosine.low < -0.8 < pair.cosine.high < -0.6
+    assert (
+        pair.batch_cosine.low > -0.6
+    )  # which the noise shrinks: 3 · 1 / sqrt((9 + 4) (1 + 4)) of it is left
+
+
+@pytest.mark.parametrize(
+    ("cosine", "noise", "samples", "conflict", "word"),
+    [
+        (-0.7, 0.1, 20, True, "yes"),
+        (0.0, 0.02, 20, False, "no"),
+        (0.6, 0.1, 20, False, "no"),
+        (-0.05, 0.01, 20, False, "no"),  # a conflict, but none worth surgery
+        (-0.7, 30.0, 20, None, "not to be told"),
+        (-0.1, 0.3, 10, None, "not to be told"),
+    ],
+)
+def test_the_verdict(cosine, noise, samples, conflict, word):
+    losses, x = problem(cosine, noise=noise, seed=1)
+    diagnosis = diagnose(losses, [x], samples=samples)
+    assert diagnosis.conflict is conflict
+    assert diagnosis.verdict.startswith(word)
+    assert "\n" not in diagnosis.verdict
+    assert diagnosis.verdict in str(diagnosis)
+
+
+def test_a_pair_that_is_drowned_in_noise_does_not_hide_another_pairs_conflict():
+    losses, x = problem(-0.7, noise=0.1, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    noise = {"n": lambda: x @ torch.randn(16, generator=generator, dtype=torch.float64)}
+    diagnosis = diagnose({**noise, **losses}, [x], samples=20)
+    assert math.isnan(diagnosis.pairs["n", "a"].cosine.high)
+    assert diagnosis.verdict.startswith("yes: a and b conflict")
+
+
+def test_noise_alone_is_half_in_conflict_and_no_conflict():
+    losses, x = problem(0.0, noise=50.0, seed=2)
+    diagnosis = diagnose(losses, [x], samples=200)
+    pair = diagnosis.pairs["a", "b"]
+    assert pair.conflict_rate.low < 0.5 < pair.conflict_rate.high
+    assert 0.4 < pair.null < 0.6
+    assert diagnosis.conflict is None
+    assert math.isnan(pair.cosine.value)
+
+
+def test_the_change_is_what_pcgrad_does_to_the_sum():
+    losses, x = problem(-0.6, noise=0.0, seed=0, length=1.0)
+    a, b = (torch.autograd.grad(loss(), x)[0] for loss in losses.values())
+    surgery = a - (a @ b) / (b @ b) * b + b - (a @ b) / (a @ a) * a
+    expected = (surgery - (a + b)).norm() / (a + b).norm()
+    change = diagnose(losses, [x], samples=5).change
+    assert change.value == pytest.approx(expected.item(), rel=1e-9)
+    assert change.high - change.low < 1e-9
+
+
+def test_only_what_two_tasks_reach_enters_and_nothing_is_changed():
+    trunk, head, frozen = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    frozen.requires_grad_(False)
+    trunk.grad = torch.full((2,), 7.0)
+    draws = count()
+    losses = {
+        "a": lambda: (trunk * torch.tensor([1.0, 0.0])).sum() + 100 * head.sum() + 0 * next(draws),
+        "b": lambda: trunk @ (frozen * torch.tensor([-1.0, 1.0])),
+    }
+    diagnosis = diagnose(losses, [trunk, head, frozen], samples=5)
+    assert diagnosis.pairs["a", "b"].cosine.value == pytest.approx(-math.sqrt(0.5))
+    assert trunk.grad.tolist() == [7.0, 7.0]
+    assert head.grad is None
+    assert next(draws) == 10  # two batches a sample
+    assert (trunk.requires_grad, frozen.requires_grad) == (True, False)
+
+
+def test_the_intervals_of_several_pairs_hold_together():
+    losses, x = problem(0.3, noise=0.3, seed=3)
+    alone = diagnose(losses, [x], samples=30).pairs["a", "b"].cosine
+    losses, x = problem(0.3, noise=0.3, seed=3)
+    wide = diagnose({**losses, "c": x.sum}, [x], samples=30).pairs["a", "b"].cosine
+    assert wide.value == pytest.approx(alone.value)
+    assert wide.high - wide.low > 1.1 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("freedom", [4, 9, 29])
+@pytest.mark.parametrize("probability", [0.9, 0.975, 0.9995])
+def test_the_quantiles_are_students(freedom, probability):
+    assert t_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"losses": [lambda: 0]}, TypeError, "losses must map names to callables"),
+        ({"losses": {"a": torch.ones(())}}, TypeError, "losses must map names to callables"),
+        ({"losses": {"a": lambda: 0}}, ValueError, "at least two tasks, got 1"),
+        ({"samples": 4}, ValueError, "samples must be at least 5, got 4"),
+        ({"tolerance": 0.0}, ValueError, "tolerance must be between 0 and 1, got 0.0"),
+        ({"level": 95}, ValueError, "level must be between 0 and 1, got 95"),
+        (
+            {"parameters": [nn.Parameter(torch.ones(1))]},
+            ValueError,
+            "that two tasks reach, got 1 without",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(change, error, says):
+    losses, x = problem(0.0, noise=0.1, seed=0)
+    arguments = {"losses": losses, "parameters": [x], **change}
+    with pytest.raises(error, match=says) as caught:
+        diagnose(arguments.pop("losses"), arguments.pop("parameters"), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    losses, x = problem(0.0, noise=0.1, seed=0)
+    with pytest.raises(ValueError, match="'b' must be finite"):
+        diagnose({**losses, "b": lambda: x.sum() * math.nan}, [x])
