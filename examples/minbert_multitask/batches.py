@@ -61,12 +61,17 @@ class TokenizedExamples:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def head(self, size: int) -> "TokenizedExamples":
-        """Returns the first examples, all of them where there are fewer."""
+    def part(self, indices: Sequence[int]) -> "TokenizedExamples":
+        """Returns the examples at these places."""
         part = copy(self)
-        part.examples = self.examples[:size]
-        part._sides = [side[:size] for side in self._sides]
+        part.examples = [self.examples[index] for index in indices]
+        part._sides = [[side[index] for index in indices] for side in self._sides]
         return part
+
+    def spread(self, size: int) -> "TokenizedExamples":
+        """Returns examples spread evenly, for files may be sorted; all where there are fewer."""
+        count = len(self)
+        return self if size >= count else self.part([k * count // size for k in range(size)])
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Returns the examples at these places as a batch."""

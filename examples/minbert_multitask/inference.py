@@ -73,10 +73,10 @@ def predict_split(
     *,
     limit: int | None = None,
 ) -> Predictions:
-    """Returns the predictions for one split of every task, of at most ``limit`` examples each."""
+    """Returns the predictions for one split of every task, of at most ``limit`` examples spread over each."""
     predictions = {}
     for task in TASKS:
-        examples = tokens[task, split] if limit is None else tokens[task, split].head(limit)
+        examples = tokens[task, split] if limit is None else tokens[task, split].spread(limit)
         predictions[task] = TaskPredictions.of(examples.examples, predict(task, examples).double().numpy())
     return predictions
 

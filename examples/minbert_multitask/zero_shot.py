@@ -35,7 +35,8 @@ def zero_shot(
 
         return map_batches(cosine, examples, model, settings)
 
-    train_pairs = tokens["qqp", "train"].head(_THRESHOLD_PAIRS)
+    pairs = tokens["qqp", "train"]
+    train_pairs = pairs.part(range(min(len(pairs), _THRESHOLD_PAIRS)))
     threshold = best_threshold(cosines(train_pairs), _labels(train_pairs))
     majority = _labels(tokens["sst", "train"]).mode().values
 

@@ -125,3 +125,22 @@ def test_too_long_sentences_are_counted_once_for_each_side():
     with pytest.warns(UserWarning, match="1 of 2 rows exceed 4 tokens") as caught:
         TokenizedExamples([Example("0", "a a a", "a", 1), Example("1", "a", "a", 1)], tokenizer)
     assert len(caught) == 1
+
+
+@given(number=st.integers(1, 20), size=st.integers(1, 25))
+def test_a_spread_is_even_and_in_order(number, size):
+    whole = examples(number)
+    places = [int(example.id) for example in whole.spread(size).examples]
+    assert len(places) == min(size, number)
+    steps = [b - a for a, b in zip(places, [*places[1:], number], strict=True)]
+    assert places[0] == 0
+    assert max(steps) - min(steps) <= 1
+
+
+def test_a_part_keeps_examples_and_tokens_together():
+    part = examples(9, pairs=True).part([7, 2])
+    expected = examples(9, pairs=True).collate([7, 2])
+    found = part.collate([0, 1])
+    assert found.ids == expected.ids == ("7", "2")
+    assert torch.equal(found.input_ids, expected.input_ids)
+    assert torch.equal(found.input_ids2, expected.input_ids2)
