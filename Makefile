@@ -8,7 +8,7 @@ PIP := -m pip install --disable-pip-version-check --quiet --constraint constrain
 SOURCES := gradsurgery smartreg examples tests benchmarks
 DISTRIBUTIONS := gradsurgery smartreg examples/minbert_multitask
 
-.PHONY: demo test test-deep mutations check dist clean
+.PHONY: demo test test-deep mutations check bench dist clean
 demo: $(READY)
 	$(BIN)/minbert demo
 
@@ -28,6 +28,21 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/codespell
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+# One thread, one after another: run it on a machine that does nothing else. Its README shows the results.
+bench: export OMP_NUM_THREADS = 1
+bench: $(READY)
+	-$(BIN)/python $(PIP) --no-deps --requirement requirements-bench.txt
+	$(BIN)/python -m benchmarks.projection --model minilm --tasks 3
+	$(BIN)/python -m benchmarks.projection --model bert-base --tasks 3 --peers gradsurgery,torchjd,libmtl
+	$(BIN)/python -m benchmarks.projection --model resnet50 --tasks 3
+	$(BIN)/python -m benchmarks.projection --model mlp --tasks 3 --rounds 200
+	$(BIN)/python -m benchmarks.projection --model minilm --tasks 8 --peers gradsurgery,torchjd,libmtl
+	$(BIN)/python -m benchmarks.end_to_end
+	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(BIN)/python -m benchmarks.end_to_end
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.minbert
+	$(BIN)/python -m benchmarks.report
 
 # Wheels and sdists into dist/, then the library tests against the installed wheels, away from the checkout.
 dist: $(READY)

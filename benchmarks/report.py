@@ -1,0 +1,220 @@
+"""Draws pictures from the results files and writes their tables into README.md, between its markers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .end_to_end import BACKWARDS
+from .projection import LIMIT, RESULTS, RIGHT
+
+README = Path(__file__).parent / "README.md"
+KEPT = {"end_to_end.json": "as it is", "end_to_end-kept.json": "memory kept"}
+
+
+def load(name: str) -> Any:
+    """Returns what a results file holds."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def table(header: list[str], lines: list[list[str]]) -> str:
+    """Returns a Markdown table, its first column to the left and the others to the right."""
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *lines])
+
+
+def ranged(value: dict[str, float], digits: int = 2) -> str:
+    """Returns a median with its quartiles."""
+    return f"{value['median']:,.{digits}f} ({value['low']:,.{digits}f} to {value['high']:,.{digits}f})"
+
+
+def projections() -> list[dict[str, Any]]:
+    """Returns the comparisons that were made, the largest models last."""
+    found = [load(path.name) for path in RESULTS.glob("projection-*.json")]
+    return sorted(found, key=lambda run: (run["device"], run["tasks"], run["parameters"]))
+
+
+def projection_tables() -> str:
+    """Returns one table for each comparison, and what it was made with."""
+    parts = []
+    for run in projections():
+        rows = sorted(run["rows"].items(), key=lambda item: item[1].get("ratio", {"median": 1e9})["median"])
+        lines = []
+        for name, row in rows:
+            if "error" in row:
+                lines.append([name, f"failed: {row['error']}", "", "", "", ""])
+                continue
+            error = row.get("relative_error")
+            verdict = "" if error is None else f"{error:.0e}" + (", wrong" if not error < RIGHT else "")
+            memory = f"{row['memory']:.2f}" if "memory" in row else ""
+            cells = [
+                ranged(row["ratio"]),
+                f"{row['cpu_ms']['median']:,.2f}",
+                f"{row['wall_ms']['median']:,.2f}",
+            ]
+            lines.append([name, *cells, memory, verdict])
+        made_with = run["measured_with"]
+        versions = ", ".join(f"{name} {version}" for name, version in made_with["versions"].items())
+        parts.append(
+            f"**{run['model']}, T = {run['tasks']}, {run['device']}**: {run['parameters']:,} parameters in"
+            f" {run['tensors']} tensors; the limit is {run['limit_gigabytes_per_second']:.0f} GB/s."
+            f" {made_with['cpu']}, {made_with['threads']} thread; GPU: {made_with['gpu']}; {versions}.\n\n"
+            + table(["", "x limit", "CPU ms", "wall ms", "memory, in gradients", "relative error"], lines)
+        )
+    if not any(run["device"] == "cuda" for run in projections()):
+        parts.append("**CUDA**: not measured.")
+    return "\n\n".join(parts)
+
+
+def end_to_end_tables() -> str:
+    """Returns the tables of whole steps, and the peaks of memory."""
+    parts = []
+    for model, text in {"minilm": "MiniLM's encoder", "mlp": "20 small tensors"}.items():
+        runs = {title: load(name) for name, title in KEPT.items()}
+        batch = next(iter(runs.values()))["batch"]
+        shape = f", {batch['rows']} x {batch['tokens']} tokens a task" if model == "minilm" else ""
+        header = [f"{text}, T = {batch['tasks']}{shape}"]
+        header += [f"{what}, {title}" for title in runs for what in ("CPU ms", f"x {BACKWARDS}")]
+        lines = []
+        for name in next(iter(runs.values()))[model]:
+            rows = [run[model][name] for run in runs.values()]
+            cells = [(f"{row['cpu_ms']['median']:,.2f}", ranged(row["ratio"], 3)) for row in rows]
+            lines.append([name, *(cell for pair in cells for cell in pair)])
+        parts.append(table(header, lines))
+    memory = load("end_to_end.json")["memory"]
+    peaks = {name: curve["peak"] / 1e6 for name, curve in memory["by"].items()}
+    parts.append(
+        f"Most memory in a backward: {peaks['callables']:,.0f} MB with callables, {peaks['losses']:,.0f} MB"
+        f" with losses; one task's gradient takes {memory['gradient'] / 1e6:,.0f} MB."
+    )
+    return "\n\n".join(parts)
+
+
+def growth_tables() -> str:
+    """Returns the tables of growth, and the exponents fitted to them."""
+    found = load("growth.json")
+    parts = []
+    for key, first in {"by_tasks": "tasks", "by_parameters": "parameters"}.items():
+        names = [name for name in found[key][0]["rows"] if name != LIMIT]
+        other = {"tasks": "parameters", "parameters": "tasks"}[first]
+        header = [f"{first} ({found[key][0][other]:,} {other})", "limit, CPU ms"]
+        header += [f"{name}, x limit" for name in names] + ["memory, in gradients"]
+        lines = []
+        for point in found[key]:
+            rows = point["rows"]
+            cells = [f"{point[first]:,}", f"{rows[LIMIT]['cpu_ms']['median']:,.2f}"]
+            cells += [f"{rows[name]['ratio']['median']:.2f}" for name in names]
+            lines.append([*cells, f"{point['memory']:.3f}"])
+        exponents = ", ".join(f"{name} {k:.2f}" for name, k in found["slopes"][first].items())
+        parts.append(f"{table(header, lines)}\n\nTime grows with the {first} to the power of: {exponents}.")
+    wins = found["gathering_wins_from"]
+    parts.append(
+        "Gathering is the faster way "
+        + ("for none of these T." if wins is None else f"from T = {wins} on, among these T.")
+    )
+    return "\n\n".join(parts)
+
+
+def minbert_table() -> str:
+    """Returns the table of minBERT's iteration."""
+    found = load("minbert.json")
+    lines = [
+        [name, f"{row['cpu_ms']['median']:,.0f}", ranged(row["ratio"], 3)]
+        for name, row in found["rows"].items()
+    ]
+    versions = found["measured_with"]["versions"]
+    text = f"transformers {versions['transformers']} with {found['attention']} attention."
+    return table(["", "CPU ms an iteration", "x transformers"], lines) + f"\n\n{text}"
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "projection": projection_tables,
+    "end to end": end_to_end_tables,
+    "growth": growth_tables,
+    "minbert": minbert_table,
+}
+
+
+def filled(text: str) -> str:
+    """Returns the README's text with each section's tables between its markers."""
+    for name, section in SECTIONS.items():
+        start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, rest = text.split(start)
+        text = f"{before}{start}\n{section()}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def draw_projection(path: Path) -> None:
+    """Draws each comparison as bars on a logarithmic scale."""
+    from matplotlib.figure import Figure
+
+    runs = projections()
+    figure = Figure(figsize=(11, 3.2 * -(-len(runs) // 2)), layout="constrained")
+    for axes, run in zip(figure.subplots(-(-len(runs) // 2), 2, squeeze=False).flat, runs, strict=False):
+        rows = [(name, row["ratio"]) for name, row in run["rows"].items() if "ratio" in row and name != LIMIT]
+        rows.sort(key=lambda item: -item[1]["median"])
+        for k, (name, ratio) in enumerate(rows):
+            axes.barh(k, ratio["median"], color="C0" if name == "gradsurgery" else "0.7")
+            axes.text(ratio["median"], k, f" {ratio['median']:.1f}", va="center")
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set_xscale("log")
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_xlim(right=5 * max(ratio["median"] for _, ratio in rows))
+        axes.set_title(f"{run['model']}, T = {run['tasks']}, {run['device']}")
+        axes.set_xlabel("time, x the memory's limit")
+    for axes in list(figure.axes)[len(runs) :]:
+        axes.set_axis_off()
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def draw_growth(path: Path) -> None:
+    """Draws time over tasks and over parameters, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    found = load("growth.json")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for axes, (key, first) in zip(
+        figure.subplots(1, 2), {"by_tasks": "tasks", "by_parameters": "parameters"}.items(), strict=True
+    ):
+        for name in found[key][0]["rows"]:
+            medians = [point["rows"][name]["cpu_ms"]["median"] for point in found[key]]
+            style = "--" if name == LIMIT else "-"
+            axes.plot([point[first] for point in found[key]], medians, style, marker="o", label=name)
+        axes.set(xscale="log", yscale="log", xlabel=first, ylabel="CPU ms")
+        if first == "tasks":
+            axes.set_xticks([point["tasks"] for point in found[key]], minor=True, labels=[])
+            axes.set_xticks([2, 4, 8, 16, 32], labels=["2", "4", "8", "16", "32"])
+        axes.legend()
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def draw_memory(path: Path) -> None:
+    """Draws the bytes alive over a backward."""
+    from matplotlib.figure import Figure
+
+    memory = load("end_to_end.json")["memory"]
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, found in memory["by"].items():
+        seconds, alive = zip(*found["curve"], strict=True)
+        axes.plot(seconds, [size / 1e6 for size in alive], drawstyle="steps-post", label=f"tasks are {name}")
+    axes.set(xlabel="seconds into the step", ylabel="MB beside the parameters", ylim=0)
+    axes.legend()
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+
+
+PICTURES: dict[str, Callable[[Path], None]] = {
+    "projection.png": draw_projection,
+    "growth.png": draw_growth,
+    "memory.png": draw_memory,
+}
+
+
+def main() -> None:
+    for name, draw in PICTURES.items():
+        draw(RESULTS / name)
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
