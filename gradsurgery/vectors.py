@@ -111,9 +111,16 @@ def _native_products(parameters: Sequence[Piece], tasks: int) -> Tensor:
         reaching = [t for t, row in enumerate(parameter) if row is not None]
         for piece in _cut(parameter, CHUNK):
             _add(lower, reaching, _dots([flat(row) for row in piece if row is not None]))
+    most = max(GATHERED // tasks // _ALIGNED, 1) * _ALIGNED
+    size = min(most, sum(first(parameter).numel() for parameter in small) + _ALIGNED)
+    buffers: dict[torch.dtype, Tensor] = {}  # one for all slabs: to map new memory for each can cost as much
     with torch.autocast("cpu", enabled=False):  # it would multiply matrices, not dots, in bfloat16
-        for slab in _slabs(small, max(GATHERED // tasks // _ALIGNED, 1) * _ALIGNED):
-            _add(lower, range(tasks), _matrix_products(_gather(slab, multiple=_ALIGNED)))
+        for slab in _slabs(small, most):
+            dtype = first(slab[0]).dtype
+            if dtype not in buffers:
+                buffers[dtype] = torch.empty(tasks * size, dtype=dtype)
+            rows = _gather(slab, multiple=_ALIGNED, buffer=buffers[dtype])
+            _add(lower, range(tasks), _matrix_products(rows))
     total = torch.tensor(lower, dtype=torch.float64).tril()
     return total + total.tril(-1).T
 
@@ -211,8 +218,11 @@ def _cut(parameter: Piece, size: int) -> Iterable[Piece]:
     return map(list, zip(*splits, strict=True))
 
 
-def _gather(slab: Sequence[Piece], *, multiple: int = 1) -> Tensor:
-    """Returns the slab's rows as ``(T, n)``, n padded with zeros to a multiple, where there is float64."""
+def _gather(slab: Sequence[Piece], *, multiple: int = 1, buffer: Tensor | None = None) -> Tensor:
+    """Returns the slab's rows as ``(T, n)``, n padded with zeros to a multiple, where there is float64.
+
+    They lie in the buffer, if there is one.
+    """
     sizes = [first(piece).numel() for piece in slab]
     zero = first(slab[0]).new_zeros(1)
     padding = [zero.expand(-sum(sizes) % multiple)]
@@ -220,5 +230,6 @@ def _gather(slab: Sequence[Piece], *, multiple: int = 1) -> Tensor:
     for row in zip(*slab, strict=True):
         parts += [zero.expand(n) if part is None else flat(part) for part, n in zip(row, sizes, strict=True)]
         parts += padding
-    rows = torch.cat(parts).view(len(slab[0]), -1)
+    length = len(slab[0]) * (sum(sizes) + len(padding[0]))
+    rows = torch.cat(parts, out=None if buffer is None else buffer[:length]).view(len(slab[0]), -1)
     return rows.to(_precise(rows.device))

@@ -37,9 +37,14 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "False",
             "test_vectors.py::test_small_tensors_and_many_tasks_take_one_call_each_slab",
         ),
+        (  # new memory for each slab
+            "if dtype not in buffers:",
+            "if True:",
+            "test_vectors.py::test_all_slabs_of_the_cpu_are_gathered_into_one_buffer",
+        ),
         (  # all rows at once
-            "_slabs(small, max(GATHERED // tasks // _ALIGNED, 1) * _ALIGNED)",
-            "_slabs(small, 2**40)",
+            "most = max(GATHERED // tasks // _ALIGNED, 1) * _ALIGNED",
+            "most = 2**40",
             "test_vectors.py::test_memory_is_for_one_slab_at_a_time_whatever_the_parameters[one of 8 tasks]",
         ),
     ],

@@ -191,6 +191,13 @@ def test_memory_is_for_one_slab_at_a_time_whatever_the_parameters(shape):
     assert peak(lambda: torch.ones(1000).double()) >= 12000
 
 
+def test_all_slabs_of_the_cpu_are_gathered_into_one_buffer():
+    parameters = [[torch.ones(2**20) for _ in range(8)]]
+    with Allocations() as allocations:
+        vectors.gramian(parameters, 8, CPU)
+    assert allocations.bytes < 4 * vectors.GATHERED + 2**18
+
+
 class Launches(TorchDispatchMode):
     """Lists the operations that are not mere views."""
 
