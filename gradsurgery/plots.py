@@ -1,10 +1,11 @@
-"""Figures of a ConflictHistory; they need matplotlib, the extra ``gradsurgery[plots]``."""
+"""Figures of reports and histories of conflicts; they need matplotlib, the extra ``gradsurgery[plots]``."""
 
 import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from .conflicts import ConflictReport
 from .history import ConflictHistory, Point
 
 if TYPE_CHECKING:
@@ -36,11 +37,7 @@ def plot_conflicts(
         raise ValueError("history must hold a pair of tasks, got none: record() reports of two tasks or more")
     if window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError("plot_conflicts needs matplotlib: pip install 'gradsurgery[plots]'") from error
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = _figure(9, 3.6)
     curves, rates = figure.subplots(1, 2, width_ratios=(2, 1))
     lines = [(pair, history, _COLOURS[k % 7], _STYLES[k % 4]) for k, pair in enumerate(history.pairs)]
     if null is not None:
@@ -59,6 +56,93 @@ def plot_conflicts(
     rates.set(xlim=(0, 1), ylim=(len(lines) - 0.5, -0.5), xlabel="share of steps in conflict, ± s.e.")
     rates.set_yticks(range(len(names)), names, fontsize="small")
     return figure
+
+
+def plot_cosines(report: ConflictReport) -> "Figure":
+    """Draws the cosines between the tasks' gradients as a matrix: red in conflict, blue in agreement.
+
+    Args:
+        report: The report of one backward of at least two tasks.
+
+    Returns:
+        A figure on no screen, larger for more tasks.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If the report is of one task.
+    """
+    tasks = report.tasks
+    _refuse_one_task(tasks)
+    side = 2.0 + 0.7 * len(tasks)
+    figure = _figure(side + 0.8, side)
+    axes = figure.subplots()
+    cosines = report.cosines.tolist()
+    image = axes.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+    for i, row in enumerate(cosines):
+        for j, cosine in enumerate(row):
+            colour = "white" if abs(cosine) > 0.6 else "black"
+            axes.text(j, i, f"{cosine:.2f}", ha="center", va="center", color=colour, fontsize="small")
+    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(image, ax=axes, label="cosine of the gradients", shrink=0.8)
+    return figure
+
+
+def plot_breakdown(report: ConflictReport) -> "Figure":
+    """Draws each pair's cosine in every part of a report that was made with ``breakdown=``.
+
+    Args:
+        report: The report of one backward of at least two tasks.
+
+    Returns:
+        A figure on no screen, wider for more parts.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+        ValueError: If the report is of one task, or is not broken down.
+    """
+    _refuse_one_task(report.tasks)
+    if not report.parts:
+        raise ValueError(
+            "report must be broken down, got one without parts: make the optimizer with breakdown=model"
+        )
+    names = list(report.parts)
+    by_part = [part.pairs for part in report.parts.values()]
+    pairs = list(report.pairs)
+    figure = _figure(min(3.0 + 0.35 * len(names), 16), 3.4 + 0.2 * math.ceil(len(pairs) / 3))
+    axes = figure.subplots()
+    for k, pair in enumerate(pairs):
+        style: dict[str, Any] = {
+            "color": _COLOURS[k % 7],
+            "marker": "osD^vPX"[k // 7 % 7],
+            "linestyle": _STYLES[k % 4],
+        }
+        cosines = [found[pair] for found in by_part]
+        axes.plot(range(len(names)), cosines, **style, linewidth=0.8, label=" × ".join(pair))
+    axes.axhline(0, color="0.3", linewidth=0.8)
+    axes.set(ylim=(-1.05, 1.05), xlim=(-0.5, len(names) - 0.5), ylabel="cosine of the gradients")
+    axes.set_xticks(range(len(names)), names, fontsize="small")
+    axes.tick_params(axis="x", rotation=90)
+    figure.legend(loc="outside upper left", ncols=3, fontsize="small", frameon=False)
+    return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """Returns an empty figure of this size in inches, on no screen."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError("gradsurgery.plots needs matplotlib: pip install 'gradsurgery[plots]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _refuse_one_task(tasks: tuple[str, ...]) -> None:
+    if len(tasks) < 2:
+        raise ValueError(
+            f"report must be of two tasks or more, got {len(tasks)}: one task has no cosine with another"
+        )
 
 
 def _draw_curve(axes: Any, points: Sequence[Point], window: int, **style: Any) -> None:

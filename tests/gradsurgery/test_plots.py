@@ -5,10 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from gradsurgery import ConflictHistory
+from gradsurgery import ConflictHistory, ConflictReport
 from gradsurgery.history import Point
-from gradsurgery.plots import plot_conflicts
+from gradsurgery.plots import plot_breakdown, plot_conflicts, plot_cosines
 
 
 def history(*pairs, steps=6):
@@ -49,9 +50,50 @@ def test_nothing_to_draw_is_refused():
         plot_conflicts(history(("a", "b")), window=0)
 
 
+def report(tasks, parts=()):
+    generator = torch.Generator().manual_seed(tasks)
+    names = tuple("abcdefgh"[:tasks])
+
+    def one(found):
+        rows = torch.randn(tasks, 6, generator=generator, dtype=torch.float64)
+        return ConflictReport(names, rows @ rows.T, torch.ones(tasks), found)
+
+    return one({name: one({}) for name in parts})
+
+
+@pytest.mark.parametrize("tasks", [2, 8])
+def test_the_matrix_shows_every_cosine(tasks):
+    found = report(tasks)
+    axes, _ = plot_cosines(found).axes
+    torch.testing.assert_close(torch.tensor(axes.images[0].get_array().tolist()).double(), found.cosines)
+    assert axes.images[0].get_clim() == (-1, 1)
+    shown = [float(text.get_text()) for text in axes.texts]
+    assert shown == pytest.approx(found.cosines.flatten().tolist(), abs=0.0051)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(found.tasks)
+
+
+def test_the_breakdown_shows_every_pair_in_every_part():
+    found = report(3, parts=["embed", "layer 0", "layer 1"])
+    (axes,) = plot_breakdown(found).axes
+    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    for first, second in found.pairs:
+        assert list(lines[f"{first} × {second}"]) == [p.pairs[first, second] for p in found.parts.values()]
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(found.parts)
+
+
+def test_a_report_without_pairs_or_parts_is_refused():
+    for draw in (plot_cosines, plot_breakdown):
+        with pytest.raises(ValueError, match="report must be of two tasks or more, got 1"):
+            draw(report(1))
+    with pytest.raises(ValueError, match="report must be broken down, got one without parts"):
+        plot_breakdown(report(2))
+
+
 def test_matplotlib_is_imported_by_the_figure_only(monkeypatch):
     code = "import sys, gradsurgery.plots; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"needs matplotlib: pip install 'gradsurgery\[plots\]'"):
         plot_conflicts(history(("a", "b")))
+    with pytest.raises(ImportError, match="needs matplotlib"):
+        plot_cosines(report(2))
