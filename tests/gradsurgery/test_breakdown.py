@@ -88,7 +88,7 @@ class Products(TorchDispatchMode):
         if function.name() == "aten::dot":
             self.products += 1
             self.elements += args[0].numel()
-        if function.name() == "aten::cat":
+        if function.name() in ("aten::cat", "aten::cat.out"):
             self.elements += sum(t.numel() for t in args[0] if t.stride() != (0,))
         return result
 
