@@ -20,7 +20,6 @@ from .peers import PEERS, Peer, Problem
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT = "limit: read twice, written once"
-RIGHT = 1e-5  # the largest relative error of a right result; a package that adds up in float32 has some
 
 
 def limit(problem: Problem) -> Callable[[], object]:

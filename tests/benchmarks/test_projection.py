@@ -55,7 +55,7 @@ def test_each_peer_that_is_there_gives_the_literal_algorithms_result(name):
         call = projection.prepared(problem, peer)
     call()
     problem.parameters[0].grad[0, 0] += 1e-3 * right.abs().max()
-    assert problem.error(right) > projection.RIGHT
+    assert problem.error(right) > 1e-4
 
 
 def test_a_peer_that_fails_is_a_row_that_says_so(monkeypatch):
