@@ -18,7 +18,7 @@ test: $(READY)
 test-deep: $(READY)
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/gradsurgery tests/smartreg
 
-# Wrong versions of the code, one after another, each of which must fail the tests named beside it.
+# Wrong versions of the code, one after another, each of which must fail the tests named beside it: tests/mutations.txt.
 mutations: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
 

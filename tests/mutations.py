@@ -3,8 +3,8 @@
 Usage: python -m tests.mutations [PATTERN]
 
 PATTERN is a regular expression; mutations whose file, source or tests match it are tried. All happens in a
-copy of the sources, so the checkout is not touched. It ends with 1 if a mutation survives, or is not in its
-file once.
+copy of the sources, so the checkout is not touched but for the report of a run of all, tests/mutations.txt.
+It ends with 1 if a mutation survives, or is not in its file once.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from tests.mutations_of_methods import METHODS
 from tests.mutations_of_smartreg import SMARTREG
 
 ROOT = Path(__file__).parents[1]
+REPORT = Path(__file__).with_suffix(".txt")
 COPIED = ("gradsurgery", "smartreg", "examples", "tests", "setup.cfg")
 FAILED = 1  # pytest's code for tests that ran and failed; others mean that they did not run
 
@@ -127,7 +128,11 @@ def main() -> int:
             verdicts.append(verdict(mutation, copy))
             print(f"{time.monotonic() - started:5.1f} s  {mutation}: {verdicts[-1]}", flush=True)
     killed = verdicts.count("killed")
-    print(f"{killed} of {len(chosen)} killed")
+    summary = f"{killed} of {len(chosen)} killed"
+    print(summary)
+    if not pattern:
+        lines = [f"{verdict}  {m}" for m, verdict in zip(chosen, verdicts, strict=True)]
+        REPORT.write_text("\n".join([summary, "", *lines]) + "\n", encoding="utf-8")
     return int(killed < len(chosen))
 
 
