@@ -91,9 +91,10 @@ def test_the_order_of_the_tasks_does_not_matter_to_a_method_that_draws_none(meth
 
 @given(method=methods, rows=matrices(), seed=seeds)
 def test_the_mean_is_the_sum_divided_by_the_number_of_tasks(method, rows, seed):
-    total, _ = operate(method, rows, generator=seeded(seed))
+    total, optimizer = operate(method, rows, generator=seeded(seed))
     mean, _ = operate(method, rows, reduction="mean", generator=seeded(seed))
-    assert (total / len(rows) - mean).norm() <= 1e-14 * size(rows)
+    terms = optimizer.conflicts.weights.abs() @ rows.norm(dim=1)  # which may be large and cancel
+    assert (total / len(rows) - mean).norm() <= 1e-14 * terms
 
 
 @given(method=methods, rows=matrices(tasks=(1, 4)), seed=seeds, reduction=reductions, data=st.data())
