@@ -3,6 +3,7 @@
 Usage: python ranks.py RANK WORLD FOLDER
 """
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -215,6 +216,7 @@ def main(rank, world, folder):
     }
     torch.save(results, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
+    os._exit(0)  # threads of gloo that outlive the interpreter abort it now and then
 
 
 if __name__ == "__main__":
