@@ -90,13 +90,16 @@ def diagnose(
 ) -> Diagnosis:
     """Asks whether the tasks conflict at the present parameters; trains nothing and leaves ``.grad`` alone.
 
+    A module that changes in its forward, such as a batch norm's running mean, changes as in training.
+
     It takes 2T forwards and backwards a sample, and memory for 2T gradients. Means have t intervals over the
     samples, the expected cosine one by the jackknife, and rates Wilson's. With several ranks each looks at
     its own batches.
 
     Args:
         losses: By task, a callable that returns the loss, one number, on a FRESH random batch at each call.
-            Random numbers that they draw, as for dropout, are drawn as in training.
+            Random numbers that they draw, as for dropout, are drawn as in training. A task whose two
+            batches always have the same gradient is named in the verdict, for nothing is known of others.
         parameters: Those to look at; only what two tasks or more reach enters.
         samples: Number of samples, two batches a task each; at least 5.
         tolerance: A cosine above its negative is not worth surgery.
@@ -132,6 +135,13 @@ def diagnose(
         for a, b in found
     }
     conflict, verdict = _verdict(pairs, change, tolerance=tolerance, samples=samples)
+    still = [
+        task for k, task in enumerate(tasks) if all(_is_one_batch(G, k, k + len(tasks)) for G in products)
+    ]
+    if still:
+        verdict += (
+            f"; {' and '.join(still)} had one gradient at every call: of other batches nothing is known"
+        )
     return Diagnosis(pairs, change, conflict, verdict)
 
 
@@ -141,7 +151,8 @@ def _sample(losses: Mapping[str, Callable[[], Tensor]], parameters: Sequence[Ten
     with torch.enable_grad(), gradients_set_aside(parameters):
         for batch in range(2):
             for name, loss in losses.items():
-                differentiate(name, loss, parameters, finite=True)
+                # Without hooks, which is without accumulation: not every leaf is in the parameters.
+                differentiate(name, _evaluated(name, loss), parameters, finite=True, hooks=False)
                 gradients.add(f"{batch}{name}", take(parameters, gradients.rows.values()))
     rows = list(gradients.rows.values())
     both = list(zip(rows[: len(losses)], rows[len(losses) :], strict=True))
@@ -154,11 +165,23 @@ def _sample(losses: Mapping[str, Callable[[], Tensor]], parameters: Sequence[Ten
     return gradients.gramian(shared).cpu()
 
 
+def _evaluated(name: str, loss: Callable[[], Tensor]) -> Tensor:
+    value = loss()
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"the callable of task {name!r} must return its loss, got {type(value).__name__}: leave the"
+            " backward to diagnose()"
+        )
+    return value
+
+
 def _change(gramian: Tensor, generator: torch.Generator) -> float:
     """Returns how far PCGrad moves the sum of the gradients, relative to its length."""
     moved = pcgrad_weights(gramian, random_order(len(gramian), generator)) - 1
-    length = float(gramian.sum())
-    return math.sqrt(max(float(moved @ gramian @ moved), 0.0) / length) if length > 0 else math.nan
+    distance, length = (max(float(w @ gramian @ w), 0.0) for w in (moved, torch.ones_like(moved)))
+    if not distance:
+        return 0.0
+    return math.sqrt(distance / length) if length else math.inf
 
 
 def _pair(
@@ -175,6 +198,10 @@ def _pair(
         conflict_rate=_rate(sum(c < 0 for c in batch), len(batch), level),
         null=sum(null) / len(null),
     )
+
+
+def _is_one_batch(gramian: Matrix, i: int, j: int) -> bool:
+    return gramian[i][i] == gramian[i][j] == gramian[j][j]
 
 
 def _cosine(gramian: Matrix, i: int, j: int) -> float:
@@ -206,7 +233,7 @@ def _expected_cosine(
     if any(map(math.isnan, without)):
         return unknown
     half = t_quantile(0.5 + level / 2, n - 1) * stdev(without) * (n - 1) / math.sqrt(n)
-    return Interval(value, value - half, value + half)
+    return Interval(*(max(-1.0, min(1.0, end)) for end in (value, value - half, value + half)))
 
 
 def _mean(values: Sequence[float], level: float) -> Interval:

@@ -6,19 +6,23 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from .conflicts import ConflictReport
-from .history import ConflictHistory, Point
+from .history import ConflictHistory, Pair, Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 _STYLES = ("-", "--", "-.", ":")
+_FEW = 7
+"""Pairs that can be told apart by their colours."""
 
 
 def plot_conflicts(
     history: ConflictHistory, *, null: ConflictHistory | None = None, window: int = 50
 ) -> "Figure":
     """Draws the cosines over the steps, and each pair's conflict rate.
+
+    Of more than seven pairs, the five with the lowest mean cosine are in colour, and the rates in this order.
 
     Args:
         history: The cosines between tasks; at least one pair.
@@ -27,7 +31,7 @@ def plot_conflicts(
         window: Number of measurements that a point of a curve is the mean of; the band is ± its error.
 
     Returns:
-        A figure, 9 x 3.6 inches, on no screen: ``figure.savefig("conflicts.png")``.
+        A figure on no screen, 9 inches wide and higher for more pairs: ``figure.savefig("conflicts.png")``.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -37,23 +41,36 @@ def plot_conflicts(
         raise ValueError("history must hold a pair of tasks, got none: record() reports of two tasks or more")
     if window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
-    figure = _figure(9, 3.6)
+    null = ConflictHistory() if null is None else null
+    pairs = list(history.pairs)
+    many = len(pairs) > _FEW
+    if many:
+        summary = history.summary()
+        pairs.sort(key=lambda pair: summary[pair].mean)
+    coloured = pairs[:5] if many else pairs
+    figure = _figure(9, max(3.6, 1.6 + 0.19 * (len(pairs) + len(null.pairs))))
     curves, rates = figure.subplots(1, 2, width_ratios=(2, 1))
-    lines = [(pair, history, _COLOURS[k % 7], _STYLES[k % 4]) for k, pair in enumerate(history.pairs)]
-    if null is not None:
-        lines += [(pair, null, "0.6", "-") for pair in null.pairs]
-    names = []
-    for k, (pair, source, colour, style) in enumerate(lines):
+    names, handles = [], {}
+    for k, (pair, source) in enumerate([(p, history) for p in pairs] + [(p, null) for p in null.pairs]):
         name = " × ".join(pair) + (" (null)" if source is null else "")
         names.append(name)
-        _draw_curve(curves, source.pairs[pair], window, color=colour, linestyle=style, label=name)
+        style: dict[str, Any] = {"color": "0.6", "zorder": 1}
+        entry = "one task, two batches (null)" if many else name
+        if source is history and pair in coloured:
+            style, entry = {"color": _COLOURS[k % 7], "linestyle": _STYLES[k % 4], "zorder": 3}, name
+        elif source is history:
+            style, entry = {"color": "#a6cee3", "linewidth": 0.8, "zorder": 2}, "other pairs"
+        banded = not many or pair in coloured
+        handles[entry] = _draw_curve(curves, source.pairs[pair], window, banded=banded, label=name, **style)
         rate, spread = _rate(source.pairs[pair])
-        rates.errorbar(rate, k, xerr=spread, fmt="o", color=colour, capsize=3)
+        rates.errorbar(rate, k, xerr=spread, fmt="o", color=style["color"], capsize=3, markersize=4)
     curves.axhline(0, color="0.3", linewidth=0.8)
     curves.set(xlabel="step", ylabel=f"cosine, mean of {window} ± s.e.")
-    curves.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize="small", frameon=False)
+    figure.legend(
+        handles.values(), handles, loc="outside upper left", ncols=3, fontsize="small", frameon=False
+    )
     rates.axvline(0.5, color="0.3", linewidth=0.8, linestyle=":")
-    rates.set(xlim=(0, 1), ylim=(len(lines) - 0.5, -0.5), xlabel="share of steps in conflict, ± s.e.")
+    rates.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="share of steps in conflict, ± s.e.")
     rates.set_yticks(range(len(names)), names, fontsize="small")
     return figure
 
@@ -75,58 +92,88 @@ def plot_cosines(report: ConflictReport) -> "Figure":
     _refuse_one_task(tasks)
     side = 2.0 + 0.7 * len(tasks)
     figure = _figure(side + 0.8, side)
-    axes = figure.subplots()
-    cosines = report.cosines.tolist()
-    image = axes.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
-    for i, row in enumerate(cosines):
-        for j, cosine in enumerate(row):
-            colour = "white" if abs(cosine) > 0.6 else "black"
-            axes.text(j, i, f"{cosine:.2f}", ha="center", va="center", color=colour, fontsize="small")
-    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(tasks)), tasks)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    figure.colorbar(image, ax=axes, label="cosine of the gradients", shrink=0.8)
+    _draw_matrix(figure, report.cosines.tolist(), tasks, tasks, limit=1)
     return figure
 
 
-def plot_breakdown(report: ConflictReport) -> "Figure":
-    """Draws each pair's cosine in every part of a report that was made with ``breakdown=``.
+def plot_breakdown(source: ConflictReport | ConflictHistory) -> "Figure":
+    """Draws each pair's cosine in every part that ``breakdown=`` has made, of more than seven as a matrix.
 
     Args:
-        report: The report of one backward of at least two tasks.
+        source: The report of one backward of at least two tasks, or a history of such reports, whose means
+            are drawn ± their errors.
 
     Returns:
-        A figure on no screen, wider for more parts.
+        A figure on no screen, larger for more parts and pairs.
 
     Raises:
         ImportError: If matplotlib is missing.
         ValueError: If the report is of one task, or is not broken down.
     """
-    _refuse_one_task(report.tasks)
-    if not report.parts:
+    if isinstance(source, ConflictReport):
+        _refuse_one_task(source.tasks)
+    if not source.parts:
+        kind = "report" if isinstance(source, ConflictReport) else "history"
         raise ValueError(
-            "report must be broken down, got one without parts: make the optimizer with breakdown=model"
+            f"{kind} must be broken down, got one without parts: make the optimizer with breakdown=model"
         )
-    names = list(report.parts)
-    by_part = [part.pairs for part in report.parts.values()]
-    pairs = list(report.pairs)
-    figure = _figure(min(3.0 + 0.35 * len(names), 16), 3.4 + 0.2 * math.ceil(len(pairs) / 3))
+    names, pairs = list(source.parts), list(source.pairs)
+    by_part = [_cosines(part) for part in source.parts.values()]
+    found = {pair: [part.get(pair, (math.nan, 0.0)) for part in by_part] for pair in pairs}
+    reach = max(abs(m) + e for row in found.values() for m, e in row if math.isfinite(m))
+    if len(pairs) > _FEW:
+        figure = _figure(2.6 + 0.42 * len(names), 1.8 + 0.24 * len(pairs))
+        means = [[mean for mean, _ in row] for row in found.values()]
+        _draw_matrix(figure, means, [" × ".join(pair) for pair in pairs], names, limit=max(reach, 0.1))
+        return figure
+    figure = _figure(min(3.0 + 0.35 * len(names), 16), 3.8)
     axes = figure.subplots()
-    for k, pair in enumerate(pairs):
-        style: dict[str, Any] = {
-            "color": _COLOURS[k % 7],
-            "marker": "osD^vPX"[k // 7 % 7],
-            "linestyle": _STYLES[k % 4],
-        }
-        cosines = [found[pair] for found in by_part]
-        axes.plot(range(len(names)), cosines, **style, linewidth=0.8, label=" × ".join(pair))
+    for k, (pair, row) in enumerate(found.items()):
+        heights, errors = zip(*row, strict=True)
+        style: dict[str, Any] = {"color": _COLOURS[k], "marker": "osD^vPX"[k], "linestyle": _STYLES[k % 4]}
+        at = [n + 0.06 * (k - (len(pairs) - 1) / 2) for n in range(len(names))]
+        axes.errorbar(at, heights, yerr=errors, **style, linewidth=0.8, markersize=5, label=" × ".join(pair))
     axes.axhline(0, color="0.3", linewidth=0.8)
-    axes.set(ylim=(-1.05, 1.05), xlim=(-0.5, len(names) - 0.5), ylabel="cosine of the gradients")
-    axes.set_xticks(range(len(names)), names, fontsize="small")
-    axes.tick_params(axis="x", rotation=90)
+    limit = 1.1 * max(reach, 0.05)
+    axes.set(ylim=(-limit, limit), xlim=(-0.5, len(names) - 0.5))
+    axes.set_ylabel("cosine of the gradients")
+    axes.set_xticks(
+        range(len(names)), names, fontsize="small", rotation=45, ha="right", rotation_mode="anchor"
+    )
     figure.legend(loc="outside upper left", ncols=3, fontsize="small", frameon=False)
     return figure
+
+
+def _cosines(source: ConflictReport | ConflictHistory) -> dict[Pair, tuple[float, float]]:
+    """Returns each pair's mean cosine and its standard error, 0 where there is one cosine."""
+    if isinstance(source, ConflictReport):
+        return {pair: (cosine, 0.0) for pair, cosine in source.pairs.items()}
+    return {
+        pair: (found.mean, found.standard_error if found.steps > 1 else 0.0)
+        for pair, found in source.summary().items()
+    }
+
+
+def _draw_matrix(
+    figure: "Figure",
+    cosines: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    limit: float,
+) -> None:
+    axes = figure.subplots()
+    image = axes.imshow(cosines, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    for i, row in enumerate(cosines):
+        for j, cosine in enumerate(row):
+            colour = "white" if abs(cosine) > 0.6 * limit else "black"
+            text = f"{round(cosine, 2) + 0.0:.2f}"  # + 0.0 takes the sign from -0.00
+            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize="small")
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(image, ax=axes, label="cosine of the gradients", shrink=0.8)
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -145,13 +192,16 @@ def _refuse_one_task(tasks: tuple[str, ...]) -> None:
         )
 
 
-def _draw_curve(axes: Any, points: Sequence[Point], window: int, **style: Any) -> None:
+def _draw_curve(axes: Any, points: Sequence[Point], window: int, *, banded: bool, **style: Any) -> Any:
+    """Draws the running mean, with a band of its error if asked to, and returns the line."""
     means = windows(points, window)
     x = [point.step for point in means]
-    axes.plot(x, [point.mean for point in means], marker="." if len(x) == 1 else "", **style)
-    errors = [point.summary().standard_error if point.size > 1 else 0.0 for point in means]
-    low, high = ([p.mean + sign * e for p, e in zip(means, errors, strict=True)] for sign in (-1, 1))
-    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    (line,) = axes.plot(x, [point.mean for point in means], marker="." if len(x) == 1 else "", **style)
+    if banded:
+        errors = [point.summary().standard_error if point.size > 1 else 0.0 for point in means]
+        low, high = ([p.mean + sign * e for p, e in zip(means, errors, strict=True)] for sign in (-1, 1))
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    return line
 
 
 def windows(points: Sequence[Point], window: int) -> list[Point]:

@@ -113,6 +113,40 @@ def test_only_what_two_tasks_reach_enters_and_nothing_is_changed():
     assert (trunk.requires_grad, frozen.requires_grad) == (True, False)
 
 
+def test_parameters_that_were_not_given_get_no_gradient():
+    torch.manual_seed(0)
+    trunk, heads = nn.Linear(3, 2), nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    losses = {str(k): lambda k=k: heads[k](trunk(torch.randn(4, 3))).square().mean() for k in range(2)}
+    diagnose(losses, trunk.parameters(), samples=5)
+    assert all(p.grad is None for p in (*trunk.parameters(), *heads.parameters()))
+
+
+def test_a_task_that_draws_no_fresh_batches_is_named():
+    losses, x = problem(-0.6, noise=0.1, seed=0)
+    fixed = torch.full((16,), -1.0, dtype=torch.float64)
+    verdict = diagnose({**losses, "c": lambda: x @ fixed}, [x], samples=5).verdict
+    assert verdict.endswith("; c had one gradient at every call: of other batches nothing is known")
+    assert "every call" not in diagnose(losses, [x], samples=5).verdict
+
+
+@pytest.mark.parametrize("cosine", [-0.99, 0.99])
+def test_a_cosine_is_between_its_bounds(cosine):
+    ends = []
+    for seed in range(10):
+        losses, x = problem(cosine, noise=0.2, seed=seed)
+        interval = diagnose(losses, [x], samples=10).pairs["a", "b"].cosine
+        assert -1 <= interval.low < interval.high <= 1
+        ends += [-interval.low, interval.high]
+    assert 1.0 in ends
+
+
+def test_opposite_tasks_cancel_with_surgery_or_without():
+    x = nn.Parameter(torch.zeros(3))
+    diagnosis = diagnose({"a": x.sum, "b": lambda: -x.sum()}, [x], samples=5)
+    assert diagnosis.conflict
+    assert diagnosis.change.value == 0.0
+
+
 def test_the_intervals_of_several_pairs_hold_together():
     losses, x = problem(0.3, noise=0.3, seed=3)
     alone = diagnose(losses, [x], samples=30).pairs["a", "b"].cosine
@@ -150,6 +184,12 @@ def test_bad_input_is_one_sentence(change, error, says):
     with pytest.raises(error, match=says) as caught:
         diagnose(arguments.pop("losses"), arguments.pop("parameters"), **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_callable_that_returns_no_loss_is_named():
+    losses, x = problem(0.0, noise=0.1, seed=0)
+    with pytest.raises(ValueError, match="the callable of task 'b' must return its loss, got NoneType"):
+        diagnose({**losses, "b": lambda: x.sum().backward()}, [x])
 
 
 def test_a_loss_that_is_not_finite_is_named():

@@ -3,6 +3,8 @@
 import statistics
 import subprocess
 import sys
+import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -75,10 +77,52 @@ def test_the_matrix_shows_every_cosine(tasks):
 def test_the_breakdown_shows_every_pair_in_every_part():
     found = report(3, parts=["embed", "layer 0", "layer 1"])
     (axes,) = plot_breakdown(found).axes
-    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+    lines = {container.get_label(): container.lines[0].get_ydata() for container in axes.containers}
     for first, second in found.pairs:
         assert list(lines[f"{first} × {second}"]) == [p.pairs[first, second] for p in found.parts.values()]
     assert [label.get_text() for label in axes.get_xticklabels()] == list(found.parts)
+
+
+def test_the_breakdown_of_many_pairs_is_a_matrix():
+    found = report(8, parts=["embed", "layer 0"])
+    axes, _ = plot_breakdown(found).axes
+    shown = axes.images[0].get_array().tolist()
+    assert shown == [[p.pairs[pair] for p in found.parts.values()] for pair in found.pairs]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        " × ".join(pair) for pair in found.pairs
+    ]
+
+
+def test_the_breakdown_of_a_history_has_means_and_errors():
+    found = ConflictHistory()
+    reports = [report(2, parts=["embed", "layer 0"]), report(3, parts=["embed", "layer 0"])]
+    for step, one in enumerate(reports):
+        found.record(step, one)
+    (axes,) = plot_breakdown(found).axes
+    line, _, (bars,) = axes.containers[0].lines
+    cosines = [[one.parts[name].pairs["a", "b"] for one in reports] for name in ("embed", "layer 0")]
+    assert line.get_ydata() == pytest.approx([statistics.fmean(pair) for pair in cosines])
+    lengths = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    assert lengths == pytest.approx([2 * statistics.stdev(pair) / 2**0.5 for pair in cosines])
+
+
+def test_of_many_pairs_the_lowest_are_in_colour_and_everything_fits(tmp_path):
+    tasks = "abcdefgh"
+    pairs = [(one, other) for k, one in enumerate(tasks) for other in tasks[k + 1 :]]
+    found = ConflictHistory()
+    for n, pair in enumerate(pairs):
+        found.pairs[pair] = [Point.of(step, (-1) ** step / 4 + n / 100) for step in range(6)]
+    figure = plot_conflicts(found, null=history(*((task, f"{task} again") for task in tasks)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a figure without room warns
+        figure.savefig(tmp_path / "conflicts.png")
+    (legend,) = figure.legends
+    lowest = [f"{one} × {other}" for one, other in pairs[:5]]
+    entries = [text.get_text() for text in legend.get_texts()]
+    assert entries == [*lowest, "other pairs", "one task, two batches (null)"]
+    rows = [label.get_window_extent() for label in figure.axes[1].get_yticklabels()]
+    assert len(rows) == 36
+    assert not any(a.overlaps(b) for a, b in pairwise(rows))
 
 
 def test_a_report_without_pairs_or_parts_is_refused():
@@ -87,6 +131,8 @@ def test_a_report_without_pairs_or_parts_is_refused():
             draw(report(1))
     with pytest.raises(ValueError, match="report must be broken down, got one without parts"):
         plot_breakdown(report(2))
+    with pytest.raises(ValueError, match="history must be broken down, got one without parts"):
+        plot_breakdown(history(("a", "b")))
 
 
 def test_matplotlib_is_imported_by_the_figure_only(monkeypatch):
