@@ -66,7 +66,7 @@ def _caption(pairs: dict[str, dict[str, tuple[RunResult, ...]]]) -> str:
     runs = [run for pair in pairs.values() for both in pair.values() for run in both]
     sizes = sorted({str(run.config.get("train_eval_size", "some")) for run in runs})
     return (
-        f"Train: the first {' or '.join(sizes)} train examples of each task. The gap from train to dev, "
+        f"Train: {' or '.join(sizes)} train examples of each task. The gap from train to dev, "
         "which a regularizer is to narrow, is shaded."
     )
 

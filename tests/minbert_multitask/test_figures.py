@@ -216,7 +216,7 @@ def test_each_smart_row_is_drawn_on_train_and_dev_beside_its_counterpart(epochs)
                 expected = [getattr(epoch, split)[metric] for epoch in results[row].epochs]
                 np.testing.assert_allclose(line[1] if epochs > 1 else line[0], expected)
     assert len(found) == (16 if epochs > 1 else 4)
-    assert "the first 500 train examples" in words(figure_of(smart_figure, results.values()))
+    assert "Train: 500 train examples of each task." in words(figure_of(smart_figure, results.values()))
 
 
 def test_smart_is_drawn_without_its_counterpart_where_that_has_no_run():
