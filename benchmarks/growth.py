@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 import torch
@@ -64,9 +65,7 @@ def point(size: float, tasks: int, device: torch.device, rounds: int) -> dict[st
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Returns the exponent k of the best fit ``y = c x^k``."""
-    xs, ys = [math.log(x) for x in xs], [math.log(y) for y in ys]
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+    return linear_regression([math.log(x) for x in xs], [math.log(y) for y in ys]).slope
 
 
 def fitted(points: Sequence[dict[str, Any]], key: str) -> dict[str, float]:

@@ -105,7 +105,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.model, options.tasks, peers, device, rounds=options.rounds, seconds=options.seconds
     )
     name = f"projection-{options.model}-{options.tasks}-{options.device}.json"
-    options.output.mkdir(parents=True, exist_ok=True)
     write_atomically(options.output / name, json.dumps(found, indent=2) + "\n")
     for label, row in found["rows"].items():
         print(f"{label:40s}", row.get("error") or f"{row['ratio']['median']:8.2f} x the limit")

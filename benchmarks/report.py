@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from .end_to_end import BACKWARDS
 from .projection import LIMIT, RESULTS
 
@@ -146,8 +148,6 @@ def filled(text: str) -> str:
 
 def draw_projection(path: Path) -> None:
     """Draws each comparison as bars on a logarithmic scale."""
-    from matplotlib.figure import Figure
-
     runs = projections()
     figure = Figure(figsize=(11, 3.2 * -(-len(runs) // 2)), layout="constrained")
     for axes, run in zip(figure.subplots(-(-len(runs) // 2), 2, squeeze=False).flat, runs, strict=False):
@@ -169,8 +169,6 @@ def draw_projection(path: Path) -> None:
 
 def draw_growth(path: Path) -> None:
     """Draws time over tasks and over parameters, both axes logarithmic."""
-    from matplotlib.figure import Figure
-
     found = load("growth.json")
     figure = Figure(figsize=(11, 4), layout="constrained")
     for axes, (key, first) in zip(
@@ -190,8 +188,6 @@ def draw_growth(path: Path) -> None:
 
 def draw_memory(path: Path) -> None:
     """Draws the bytes alive over a backward."""
-    from matplotlib.figure import Figure
-
     memory = load("end_to_end.json")["memory"]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()

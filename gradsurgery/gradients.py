@@ -181,7 +181,7 @@ def _real(gradient: Tensor) -> Tensor:
 def _occupy(occupied: dict[int, list[Tensor]], tensor: Tensor) -> bool:
     """Notes the memory of a tensor and returns whether a part of it was noted before."""
     neighbours = occupied.setdefault(tensor.untyped_storage().data_ptr(), [])
-    overlaps = any(_overlap(tensor, other) for other in neighbours) if neighbours else False
+    overlaps = any(_overlap(tensor, other) for other in neighbours)
     neighbours.append(tensor)
     return overlaps
 
