@@ -65,7 +65,7 @@ class CAGrad(GradientSurgery):
 
 def mgda_weights(gramian: Tensor) -> Tensor:
     """Returns T times the weights ``(T,)`` of the shortest convex combination."""
-    return solve_on_host(gramian, _shortest)
+    return solve_on_host(gramian, lambda cosines, lengths: _shortest(factor(cosines), lengths))
 
 
 def cagrad_weights(gramian: Tensor, c: float) -> Tensor:
@@ -73,11 +73,17 @@ def cagrad_weights(gramian: Tensor, c: float) -> Tensor:
     return solve_on_host(gramian, partial(_worst_off_most, c=c))
 
 
-def _shortest(cosines: Tensor, lengths: Tensor) -> Tensor:
+def _shortest(units: Tensor, lengths: Tensor) -> Tensor:
+    """Returns T times the weights ``(T,)`` of the shortest convex combination of gradients.
+
+    Args:
+        units: The unit gradients, ``(r, T)``.
+        lengths: ``(T,)``.
+    """
     # Asking for Σx = 1 by one more row, whatever its size, leaves w = x / Σx as it is: at the minimum G x is
     # at least one number for all tasks, and that number where x > 0.
     row = lengths.min().expand(1, len(lengths))
-    rows = torch.cat([factor(cosines) * lengths, row])
+    rows = torch.cat([units * lengths, row])
     target = torch.zeros_like(rows[:, 0])
     target[-1] = lengths.min()
     x = nonnegative_least_squares(rows, target)
@@ -100,7 +106,7 @@ def _worst_off_most(cosines: Tensor, lengths: Tensor, c: float) -> Tensor:
     radius = c * torch.linalg.vector_norm(mean)
     multipliers = torch.zeros_like(lengths)
     # Any convex combination bounds the maximum: each task alone, and the shortest.
-    shortest = gradients @ _shortest(cosines, lengths) / len(lengths)
+    shortest = gradients @ _shortest(units, lengths) / len(lengths)
     hull = torch.cat([gradients, shortest.unsqueeze(1)], dim=1)
     theta = high = (mean @ hull + radius * torch.linalg.vector_norm(hull, dim=0)).min()
     low = (mean @ gradients).min()

@@ -134,8 +134,8 @@ METHODS: dict[str, list[tuple[str, ...]]] = {
             "test_min_norm.py::test_mgda_is_the_shortest_convex_combination",
         ),
         (
-            "factor(cosines) * lengths, row]",
-            "factor(cosines), row]",
+            "units * lengths, row]",
+            "units, row]",
             "test_min_norm.py::test_mgda_of_two_is_the_papers_formula",
         ),
         (
