@@ -7,33 +7,56 @@ import torch
 from torch import Tensor, nn
 
 from .divergences import Divergences, OutputMask, Outputs, compare, symmetric_kl
+from .rounding import HALF, round_stochastically
+
+SEED = 1911_03437 << 24
+"""Far from what users take for seeds, or the draws could be those that their weights began with."""
 
 
 class BregmanProximalPoint(nn.Module):
     """The term ``ℓ(f(x; θ), f(x; θ̃))``, and ``θ̃ <- (1 - β) θ + β θ̃`` after each step of the optimizer.
 
     The momentum form of SMART's second part (Jiang et al. 2020, arXiv 1911.03437, section 2.2), added to the
-    loss with a weight μ. θ̃ starts as θ; it has no dropout and no gradient, and its ``state_dict`` belongs in
-    the checkpoint. Keep it outside the model, whose parameters it would otherwise join.
+    loss with a weight μ. θ̃ starts as θ; it has no dropout and no gradient, and its ``state_dict``, which
+    holds β too, belongs in the checkpoint. Keep it outside the model, whose parameters it would otherwise
+    join.
+
+    A teacher in half precision is rounded stochastically at each update: a step of ``(1 - β) (θ - θ̃)`` is
+    less than half the spacing of its numbers nearly always, so that rounded to nearest it would never move.
+    The random numbers follow from the count of updates alone: equal histories, such as those of data-parallel
+    ranks or of a resumed run, give equal teachers, and no generator moves.
 
     Args:
         model: The model with θ.
         momentum: β, in [0, 1); the paper's is 0.99, and 0.999 after a tenth of the updates. May be set anew.
         divergence: ℓ, or a mapping of divergences where the outputs are a mapping.
+        dtype: ``torch.bfloat16`` keeps θ̃ in half of float32's memory and runs it in that precision, to which
+            floating point arguments are then cast; by default the model's own.
 
     Raises:
-        ValueError: If ``momentum`` is outside [0, 1).
+        ValueError: If ``momentum`` is outside [0, 1), or models do not compute in ``dtype``.
     """
 
     def __init__(
-        self, model: nn.Module, *, momentum: float = 0.99, divergence: Divergences = symmetric_kl
+        self,
+        model: nn.Module,
+        *,
+        momentum: float = 0.99,
+        divergence: Divergences = symmetric_kl,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum!r}: the paper's is 0.99")
+        if dtype not in {None, torch.bfloat16, torch.float16, torch.float32, torch.float64}:
+            raise ValueError(f"dtype must be one that models compute in, got {dtype}: take torch.bfloat16")
         self.momentum = momentum
         self.divergence = divergence
+        self.dtype = dtype
+        self.updates = 0
         self.teacher = copy.deepcopy(model).requires_grad_(False).eval()
+        if dtype is not None:
+            self.teacher.to(dtype)
         self._student = (model,)  # in a tuple, or it would be registered as a part
 
     def forward(self, outputs: Outputs, *args: Any, output_mask: OutputMask = None, **kwargs: Any) -> Tensor:
@@ -45,21 +68,53 @@ class BregmanProximalPoint(nn.Module):
             output_mask: 1 or True for the output positions that count.
             **kwargs: The model's keyword arguments.
         """
-        with torch.no_grad():
-            target = self.teacher(*args, **kwargs)
-        return compare(self.divergence, outputs, target, output_mask)
+        return compare(self.divergence, outputs, self.target(*args, **kwargs), output_mask)
+
+    @torch.no_grad()
+    def target(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns what the teacher returns for the model's arguments, without a graph."""
+        if self.dtype is not None:
+            args, kwargs = _cast(args, self.dtype), _cast(kwargs, self.dtype)
+        return self.teacher(*args, **kwargs)
 
     @torch.no_grad()
     def update(self) -> None:
         """Moves θ̃ towards θ, and copies the buffers; call it after ``optimizer.step()``."""
         (student,) = self._student
+        generators: dict[torch.device, torch.Generator] = {}
         for old, new in zip(self.teacher.parameters(), student.parameters(), strict=True):
-            old.lerp_(new.to(old), 1 - self.momentum)
+            if old.dtype not in HALF:
+                old.lerp_(new.to(old), 1 - self.momentum)
+                continue
+            if old.device not in generators:
+                generators[old.device] = torch.Generator(old.device).manual_seed(SEED + self.updates)
+            moved = old.float().lerp_(new.float(), 1 - self.momentum)
+            old.copy_(round_stochastically(moved, old.dtype, generators[old.device]))
         for buffer, value in zip(self.teacher.buffers(), student.buffers(), strict=True):
             buffer.copy_(value)
+        self.updates += 1
 
     def train(self, mode: bool = True) -> "BregmanProximalPoint":
         """Sets this module's mode; the teacher stays without dropout."""
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def get_extra_state(self) -> dict[str, float]:
+        """Returns β and the count of updates, which ``state_dict`` holds beside the teacher."""
+        return {"momentum": self.momentum, "updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Takes over what :meth:`get_extra_state` returned."""
+        self.momentum, self.updates = state["momentum"], int(state["updates"])
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Returns the value with its floating point tensors cast, those in tuples, lists and dicts too."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if type(value) in {tuple, list}:
+        return type(value)(_cast(part, dtype) for part in value)
+    if type(value) is dict:
+        return {name: _cast(part, dtype) for name, part in value.items()}
+    return value

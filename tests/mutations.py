@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.mutations_of_example import EXAMPLE
 from tests.mutations_of_gradsurgery import GRADSURGERY
 from tests.mutations_of_methods import METHODS
+from tests.mutations_of_proximal import PROXIMAL
 from tests.mutations_of_smartreg import SMARTREG
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(file, fragment, replacement, tuple(f"tests/{Path(file).parent.name}/{test}" for test in tests))
-    for file, changes in {**GRADSURGERY, **METHODS, **SMARTREG, **EXAMPLE}.items()
+    for file, changes in {**GRADSURGERY, **METHODS, **SMARTREG, **PROXIMAL, **EXAMPLE}.items()
     for fragment, replacement, *tests in changes
 ]
 

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from smartreg import BregmanProximalPoint, squared_error, symmetric_kl
+from smartreg import SMART, BregmanProximalPoint, EmbeddingFunction, squared_error, symmetric_kl
 
 
 @settings(max_examples=30)
@@ -32,7 +33,7 @@ def test_the_penalty_is_the_divergence_from_the_teacher(make, x):
     proximal = BregmanProximalPoint(model)
     teacher = copy.deepcopy(model).eval()
     with torch.no_grad():
-        model.outer.weight.add_(0.3)
+        model.outer.weight[0].add_(0.3)  # one class, or no softmax would change
     outputs = model(x)
     penalty = proximal(outputs, x)
     torch.testing.assert_close(penalty, symmetric_kl(outputs, teacher(x)))
@@ -99,3 +100,157 @@ def test_the_models_own_parameters_are_no_part_of_it(make):
 def test_an_impossible_momentum_is_refused(make, momentum):
     with pytest.raises(ValueError, match=rf"momentum must be in \[0, 1\), got {momentum}"):
         BregmanProximalPoint(make(), momentum=momentum)
+
+
+def test_an_impossible_dtype_is_refused(make):
+    with pytest.raises(ValueError, match=r"dtype must be one that models compute in, got torch.int8"):
+        BregmanProximalPoint(make(), dtype=torch.int8)
+
+
+def test_a_target_is_the_teachers_outputs_without_a_graph(make, x):
+    model = make()
+    proximal = BregmanProximalPoint(model)
+    target = proximal.target(x.clone().requires_grad_())
+    assert torch.equal(target, model(x))
+    assert not target.requires_grad
+
+
+class TestHalfPrecision:
+    """A step of (1 - β)(θ - θ̃) is far below the spacing of bfloat16, and must not be lost."""
+
+    MOMENTUM, STEPS = 0.999, 1000
+
+    @staticmethod
+    def follow(proximal, student, steps):
+        """Moves the student a little at each step, always the same way."""
+        for _ in range(steps):
+            with torch.no_grad():
+                for p in student.parameters():
+                    p.add_(1e-4)
+            proximal.update()
+
+    @pytest.fixture
+    def student(self):
+        torch.manual_seed(0)
+        return nn.Linear(40, 50)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_the_teacher_goes_where_that_in_float32_goes(self, student, dtype):
+        exact = BregmanProximalPoint(student, momentum=self.MOMENTUM)
+        proximal = BregmanProximalPoint(student, momentum=self.MOMENTUM, dtype=dtype)
+        nearest = [p.detach().to(dtype) for p in student.parameters()]
+        start = exact.teacher.weight.clone()
+        for _ in range(self.STEPS):
+            self.follow(proximal, student, 1)
+            exact.update()
+            pairs = zip(nearest, student.parameters(), strict=True)
+            nearest = [old.lerp(new.detach().to(dtype), 1 - self.MOMENTUM) for old, new in pairs]
+        moved = (exact.teacher.weight - start).mean().item()
+        found = (proximal.teacher.weight.float() - start).mean().item()
+        by_nearest = (nearest[0].float() - start).mean().item()
+        assert proximal.teacher.weight.dtype == dtype
+        assert found == pytest.approx(moved, rel=0.02)
+        assert abs(by_nearest - moved) > 2 * abs(found - moved)  # what this is there to prevent
+        spacing = torch.finfo(dtype).eps * exact.teacher.weight.abs().mean()
+        error = (proximal.teacher.weight.float() - exact.teacher.weight).square().mean()
+        assert error < spacing * (moved + spacing)  # steps of s spacings, s < 1, have a variance of s (1 - s)
+
+    def test_it_resumes_to_the_bit_and_moves_no_generator(self, student):
+        proximal = BregmanProximalPoint(student, momentum=0.5, dtype=torch.bfloat16)
+        self.follow(proximal, student, 3)
+        proximal.momentum = 0.9
+        state, weights = copy.deepcopy(proximal.state_dict()), copy.deepcopy(student)
+        before = torch.get_rng_state()
+        self.follow(proximal, student, 3)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(5)
+        other = BregmanProximalPoint(weights, dtype=torch.bfloat16)
+        other.load_state_dict(state)
+        self.follow(other, weights, 3)
+        assert torch.equal(other.teacher.weight, proximal.teacher.weight)
+        assert other.state_dict()["_extra_state"] == {"momentum": 0.9, "updates": 6}
+
+    def test_every_update_draws_other_numbers(self, student):
+        """Else what is rounded up once would be at every step."""
+        proximal = BregmanProximalPoint(student, momentum=0.999, dtype=torch.bfloat16)
+        with torch.no_grad():
+            for p in student.parameters():
+                p.mul_(2.0)
+        changed = []
+        for _ in range(2):
+            before = proximal.teacher.weight.clone()
+            proximal.update()
+            changed.append(proximal.teacher.weight != before)
+        assert 0 < (changed[0] & changed[1]).sum() < 0.5 * min(c.sum() for c in changed)
+
+    def test_arguments_are_cast_and_the_penalty_is_near(self, make, x, mask):
+        class Nested(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.part = make(dtype=torch.float32)
+
+            def forward(self, inputs, *, more):
+                return self.part(inputs["x"], mask=more[0][1])
+
+        model = Nested()
+        pair = {"x": x.float()}, [("a name", mask)]
+        exact, half = (BregmanProximalPoint(model, dtype=dtype) for dtype in (None, torch.bfloat16))
+        with torch.no_grad():
+            model.part.outer.weight[0].add_(0.3)  # one class, or no softmax would change
+        outputs = model(pair[0], more=pair[1])
+        expected, found = (p(outputs, pair[0], more=pair[1]).item() for p in (exact, half))
+        assert expected != found
+        assert found == pytest.approx(expected, rel=0.05)
+
+    def test_it_takes_half_the_memory(self, student):
+        sizes = [
+            sum(t.numel() * t.element_size() for t in BregmanProximalPoint(student, dtype=dtype).parameters())
+            for dtype in (torch.bfloat16, None)
+        ]
+        assert sizes[0] == sizes[1] / 2
+
+
+@pytest.mark.parametrize("dropout", ["independent", "shared"])
+def test_with_smart_in_one_step(make, x, dropout):
+    """Both penalties in one loss, by both backwards, with the model as a function of its embedding."""
+    labels = torch.tensor([0, 2, 1, 0])
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.rest = nn.Linear(6, 6).double(), make(dropout=0.3)
+
+        def forward(self, x):
+            return self.rest(self.embed(x))
+
+    model = Whole()
+    function = EmbeddingFunction(model, model.embed)  # before the copy, which then has a hook of its own
+    proximal = BregmanProximalPoint(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1)
+    smart = SMART(epsilon=1e-2, step_size=1.0, dropout=dropout)
+
+    def loss(outputs):
+        return F.cross_entropy(outputs, labels) + 2.0 * proximal(outputs, x)
+
+    def gradients():
+        return [p.grad.clone() for p in model.parameters()]
+
+    torch.manual_seed(3)
+    outputs = model(x)
+    torch.manual_seed(3)
+    forward, embeddings = function.bind(x)
+    found, penalty = smart.penalize(forward, embeddings)
+    assert torch.equal(found, outputs)
+    teacher = copy.deepcopy(proximal.teacher)
+    by_hand = F.cross_entropy(found, labels) + 2.0 * symmetric_kl(found, teacher(x)) + 5.0 * penalty
+    torch.testing.assert_close(loss(found) + 5.0 * penalty, by_hand, rtol=0, atol=0)
+    assert min(penalty.item(), proximal(found, x).item()) > 0
+    by_hand.backward()
+    expected = gradients()
+    model.zero_grad()
+    torch.manual_seed(3)
+    smart.backward(forward, embeddings, loss, weight=5.0)
+    torch.testing.assert_close(gradients(), expected, rtol=1e-12, atol=1e-14)
+    assert all(p.grad is None for p in proximal.parameters())
