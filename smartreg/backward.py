@@ -68,7 +68,8 @@ def backward(
     Raises:
         TypeError: See :meth:`SMART.penalize`.
         ValueError: See :meth:`SMART.penalize`.
-        RuntimeError: If gradients are disabled, or if ``forward`` cannot be repeated.
+        RuntimeError: If gradients are disabled, or if ``forward`` cannot be repeated; as when its last call
+            raises an error of its own, R's gradient for ``f(x + δ)`` is in ``.grad`` by then.
     """
     if not torch.is_grad_enabled():
         raise RuntimeError(
@@ -102,7 +103,7 @@ def backward(
         penalty = penalty_backward(outputs)
     else:
         with no_sync(forward):
-            with torch.no_grad(), preserved_buffers():
+            with torch.no_grad(), preserved_buffers(forward):
                 first = detach(clean_forward(), requires_grad=True)
             penalty = penalty_backward(first)
         with before.replay():

@@ -88,7 +88,7 @@ def diagnose(
     cut, chosen, before = inputs.pack(), list(parameters or ()), RNGState.capture()
     draws: list[list[float]] = []
     try:
-        with preserved_buffers(), torch.enable_grad():
+        with preserved_buffers(forward), torch.enable_grad():
             for _ in range(samples):
                 draws.append(_measure(self, forward, inputs, output_mask))
                 if loss is not None:
@@ -150,7 +150,7 @@ def calibrate(
         return weight * _ratio(penalty, loss(outputs), chosen)
 
     try:
-        with preserved_buffers(), torch.enable_grad():
+        with preserved_buffers(forward), torch.enable_grad():
             below, least, greatest = None, math.inf, 0.0
             for step in range(GRID_POINTS):
                 smart = _scaled(self, low * (high / low) ** (step / (GRID_POINTS - 1)))

@@ -1,6 +1,6 @@
 """Turns any module into a function of the output of one of its embeddings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ class EmbeddingFunction:
     model's code stays as it is, and since the sum keeps the embedding in the graph its parameters get their
     gradients from every forward. Outside the functions made by :meth:`bind` the hook does nothing.
 
-    Make it before the model is compiled or first called in compiled form: torch.compile ignores later hooks.
+    Make it before the model is compiled or first called in compiled form, or torch.compile may ignore it.
     Keep the embedding itself out of activation checkpointing, which would run it anew in the backward with
     no perturbation to add.
 
@@ -62,7 +62,7 @@ class EmbeddingFunction:
         self._seen = []
         before = RNGState.capture()
         try:
-            with torch.no_grad(), preserved_buffers(), no_sync(self.model):
+            with torch.no_grad(), preserved_buffers(self.model), no_sync(self.model):
                 self.model(*args, **kwargs)
         except _Seen:
             pass
@@ -87,9 +87,14 @@ class EmbeddingFunction:
 
     def _expect(self, calls: int) -> None:
         if calls != self.calls:
+            remedy = (
+                f"take calls={calls}"
+                if calls > self.calls
+                else "choose a module that the forward calls, and make the EmbeddingFunction before the"
+                " model's first compiled call"
+            )
             raise RuntimeError(
-                f"the embedding must run {self.calls} times in a forward, it ran {calls} times: set calls,"
-                " and make the EmbeddingFunction before the model's first compiled call"
+                f"the embedding must run {self.calls} times in a forward, it ran {calls} times: {remedy}"
             )
 
     def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -124,6 +129,10 @@ class BoundFunction:
         given = (embeddings,) if isinstance(embeddings, Tensor) else embeddings
         deltas = [moved - x for moved, x in zip(given, self.embeddings, strict=True)]
         return self.function._run(self.args, self.kwargs, deltas)
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yields the model's modules, whose buffers the penalty is to leave alone."""
+        return self.function.model.modules()
 
     def no_sync(self) -> AbstractContextManager[object]:
         """Returns the model's context of this name, where a data-parallel wrapper has one."""

@@ -187,7 +187,7 @@ class SMART:
         """Returns R, attached to the graphs of the embeddings, of ``clean`` and of one forward."""
         deltas = self._search(forward, inputs, clean, rng, output_mask)
         clean = detach(clean) if self.detach_clean else clean
-        with preserved_buffers(), _replay(rng):
+        with preserved_buffers(forward), _replay(rng):
             return compare(self.divergence, forward(inputs.add(deltas)), clean, output_mask)
 
     def _search(
@@ -200,7 +200,7 @@ class SMART:
     ) -> tuple[Tensor, ...]:
         """Returns δ; nothing but δ takes part in its gradients."""
         inputs, clean = inputs.detach(), detach(clean)
-        with preserved_buffers(), no_sync(forward):
+        with preserved_buffers(forward), no_sync(forward):
             if inputs.autocasts():  # then so was clean, whose rounding would outweigh what δ does
                 with torch.no_grad(), inputs.full_precision(), _replay(rng):
                     clean = forward(inputs.pack())

@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutations_of_embeddings import EMBEDDINGS
 from tests.mutations_of_example import EXAMPLE
 from tests.mutations_of_gradsurgery import GRADSURGERY
 from tests.mutations_of_methods import METHODS
@@ -63,7 +64,7 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(file, fragment, replacement, tuple(f"tests/{Path(file).parent.name}/{test}" for test in tests))
-    for file, changes in {**GRADSURGERY, **METHODS, **SMARTREG, **PROXIMAL, **EXAMPLE}.items()
+    for file, changes in {**GRADSURGERY, **METHODS, **SMARTREG, **PROXIMAL, **EMBEDDINGS, **EXAMPLE}.items()
     for fragment, replacement, *tests in changes
 ]
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 B, L, D = 4, 5, 6
@@ -47,3 +48,11 @@ def x():
 def mask():
     """From a full row of L positions to a row of one."""
     return (torch.arange(L) < torch.tensor([L, 3, 2, 1])[:, None]).long()
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """One process that is all of a group."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

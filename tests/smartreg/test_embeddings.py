@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-import torch.distributed as dist
 import transformers
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -167,7 +166,7 @@ def test_binding_costs_the_embedding_and_no_more(bert, batch):
     assert "encoder" not in calls
 
 
-@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+@pytest.mark.filterwarnings("error:Using `torch.compile")
 @pytest.mark.parametrize("mode", ["wrapper", "in place"])
 def test_compiled_models_are_perturbed_too(bert, batch, mode):
     bert.eval()
@@ -189,19 +188,16 @@ def test_compiled_models_are_perturbed_too(bert, batch, mode):
     assert penalties[0] > 1e-6
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("two_phases", [False, True])
+@pytest.mark.parametrize("find_unused", [False, True])
 @pytest.mark.usefixtures("process_group")
-def test_data_parallel_models_average_their_gradients_once(siamese, pair, two_phases):
+def test_data_parallel_models_average_their_gradients_once(siamese, pair, two_phases, find_unused):
     """Which DistributedDataParallel checks itself: it refuses a second reduction, and one left unfinished."""
     smart = SMART(epsilon=0.1, step_size=0.1, num_steps=2)
-    plain, wrapped = copy.deepcopy(siamese), DistributedDataParallel(siamese)
+    plain, wrapped = (
+        copy.deepcopy(siamese),
+        DistributedDataParallel(siamese, find_unused_parameters=find_unused),
+    )
     reductions = []
 
     def reduce(_, bucket):

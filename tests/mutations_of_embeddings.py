@@ -1,0 +1,76 @@
+"""Mutations of the low-memory backward and of EmbeddingFunction, as :mod:`tests.mutations_of_smartreg`."""
+
+EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
+    "smartreg/backward.py": [
+        (
+            "with before.replay():",
+            "if True:",
+            "test_backward.py::test_it_adds_the_gradients_of_the_joint_loss[dtype0-1e-06-False-one]",
+        ),
+        (
+            "[(output, leaf.grad) for output, leaf in pairs if leaf.grad is not None]",
+            "[]",
+            "test_backward.py::test_it_adds_the_gradients_of_the_joint_loss[dtype0-1e-06-False-one]",
+        ),
+        (
+            "if self.detach_clean:",
+            "if True:",
+            "test_backward.py::test_it_adds_the_gradients_of_the_joint_loss[dtype0-1e-06-False-one]",
+        ),
+        (  # a scaler's factor for the task alone
+            "accumulate([_scaled(weight * penalty, scale)])",
+            "accumulate([weight * penalty])",
+            "test_backward.py::test_a_step_with_a_scaler_and_accumulation_is_that_of_the_joint_loss",
+        ),
+        (
+            "with torch.no_grad(), preserved_buffers(forward):",
+            "with preserved_buffers(forward):",
+            "test_backward.py::test_the_price_is_one_clean_forward_without_a_graph",
+        ),
+        (  # the clean forward's graph lives on beside that of the perturbed one
+            "with torch.no_grad(), preserved_buffers(forward):\n                first = detach(clean_",
+            "with preserved_buffers(forward):\n                first = detach(kept := clean_",
+            "test_memory.py::test_smart_and_gse_on_three_tasks_take_the_activations_of_one_forward",
+        ),
+    ],
+    "smartreg/embeddings.py": [
+        (
+            "return output + self._deltas[index] if index < self.calls else None",
+            "return output + self._deltas[0] if index < self.calls else None",
+            "test_embeddings.py::test_a_siamese_model_has_a_tuple_of_embeddings",
+        ),
+        (  # the embedding's parameters leave the graph
+            "return output + self._deltas[index]",
+            "return output.detach() + self._deltas[index]",
+            "test_any_model.py::test_at_its_own_embeddings_it_is_the_model[bert-block]",
+        ),
+        (
+            "            before.restore()\n",
+            "            pass\n",
+            "test_any_model.py::test_at_its_own_embeddings_it_is_the_model[bert-block]",
+        ),
+        (  # a forward that raised goes on perturbing
+            "self._deltas = None\n        self._expect",
+            "self._expect",
+            "test_embeddings.py::test_a_failing_forward_leaves_the_model_untouched",
+        ),
+        (
+            "torch.no_grad(), preserved_buffers(self.model), no_sync",
+            "torch.no_grad(), no_sync",
+            "test_leftovers.py::test_binding_moves_neither_buffers_nor_the_random_state_when_the_model_raises",
+        ),
+    ],
+    "smartreg/buffers.py": [
+        (
+            "for module in modules():",
+            "for module in ():",
+            "test_any_module.py::test_wrapped_modules[compiled in place-resnet]",
+            "test_leftovers.py::test_a_forward_that_raises_leaves_the_model_as_it_was",
+        ),
+        (
+            "handle.remove()",
+            "pass",
+            "test_leftovers.py::test_a_forward_that_raises_leaves_the_model_as_it_was",
+        ),
+    ],
+}
