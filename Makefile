@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
-SOURCES := gradsurgery smartreg examples tests benchmarks
+SOURCES := gradsurgery smartreg examples tests benchmarks docs
 DISTRIBUTIONS := gradsurgery smartreg examples/minbert_multitask
 
-.PHONY: demo test test-deep mutations check bench dist clean
+.PHONY: demo test test-deep mutations check bench docs dist clean
 demo: $(READY)
 	$(BIN)/minbert demo
 
@@ -43,6 +43,13 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.minbert
 	$(BIN)/python -m benchmarks.report
+
+# The site into build/docs, every warning an error; its pages' Python and its pictures are tested by `make test`.
+docs: $(READY)
+	$(BIN)/python $(PIP) --requirement requirements-docs.txt
+	rm -rf build/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
+	$(BIN)/python -m docs.check_links build/docs
 
 # Wheels and sdists into dist/, then the library tests against the installed wheels, away from the checkout.
 dist: $(READY)

@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutations_of_docs import DOCS
 from tests.mutations_of_embeddings import EMBEDDINGS
 from tests.mutations_of_example import EXAMPLE
 from tests.mutations_of_gradsurgery import GRADSURGERY
@@ -27,7 +28,7 @@ from tests.mutations_of_smartreg import SMARTREG
 
 ROOT = Path(__file__).parents[1]
 REPORT = Path(__file__).with_suffix(".txt")
-COPIED = ("gradsurgery", "smartreg", "examples", "tests", "setup.cfg")
+COPIED = ("gradsurgery", "smartreg", "examples", "docs", "tests", "setup.cfg")
 FAILED = 1  # pytest's code for tests that ran and failed; others mean that they did not run
 
 
@@ -64,7 +65,8 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(file, fragment, replacement, tuple(f"tests/{Path(file).parent.name}/{test}" for test in tests))
-    for file, changes in {**GRADSURGERY, **METHODS, **SMARTREG, **PROXIMAL, **EMBEDDINGS, **EXAMPLE}.items()
+    for area in (GRADSURGERY, METHODS, SMARTREG, PROXIMAL, EMBEDDINGS, EXAMPLE, DOCS)
+    for file, changes in area.items()
     for fragment, replacement, *tests in changes
 ]
 

@@ -1,0 +1,112 @@
+"""Writes what the pages quote from committed files, when the site is built."""
+
+import ast
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from minbert_multitask import table
+from minbert_multitask.results import collect
+
+from docs.gallery import curves
+
+ROOT = Path(__file__).parents[2]
+GALLERY = ROOT / "docs" / "gallery"
+BENCHMARKS = ROOT / "benchmarks" / "results"
+RUNS = ROOT / "examples" / "minbert_multitask" / "results"
+READMES = {
+    "libraries/gradsurgery": ROOT / "gradsurgery" / "README.md",
+    "libraries/smartreg": ROOT / "smartreg" / "README.md",
+    "libraries/minbert": ROOT / "examples" / "minbert_multitask" / "README.md",
+    "results/benchmarks": ROOT / "benchmarks" / "README.md",
+}
+"""By page of the site, the README that it shows."""
+
+
+def load(path: Path) -> Any:
+    """Returns what a results file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def figures() -> dict[str, Any]:
+    """Returns the results by the names that the pages' ``{{ ... }}`` use."""
+    found = load(GALLERY / "curves.json")
+    return {
+        "seeds": curves.SEEDS,
+        "ends": {name: {task: curves.ends(found, name, task)[0] for task in curves.SIZES} for name in found},
+        "ball": load(GALLERY / "ball.json"),
+        "smart": load(BENCHMARKS / "smart.json"),
+        "steps": load(BENCHMARKS / "end_to_end.json"),
+        "minilm": load(BENCHMARKS / "projection-minilm-3-cpu.json"),
+    }
+
+
+def penalties() -> str:
+    """Returns the table of R by what x is, by its radius and by dropout."""
+    found = load(BENCHMARKS / "smart.json")["penalties"]
+    lines = [f"| dropout alone | | | {found['dropout alone']:.1e} |"]
+    for place, radii in found.items():
+        if isinstance(radii, dict):
+            lines += [
+                f"| {place} | {float(radius):g} | {r['shared']:.1e} | {r['independent']:.1e} |"
+                for radius, r in radii.items()
+                if isinstance(r, dict)
+            ]
+    header = ["| x | ε | R, masks shared | R, masks independent |", "| :-- | --: | --: | --: |"]
+    return "\n".join([*header, *lines]) + "\n"
+
+
+def tables() -> str:
+    """Returns a section for each folder of runs: its table and its pictures."""
+    parts = []
+    for path in sorted(RUNS.glob("*/results.json")):
+        folder = path.parent
+        parts.append(f"## {folder.name}\n\n{table.markdown_table(collect(path))}")
+        for picture in sorted((folder / "figures").glob("*.png")):
+            place = Path("../..") / picture.relative_to(ROOT)
+            parts.append(f"![{picture.stem} of {folder.name}]({place.as_posix()})")
+    return "\n\n".join(parts) + "\n"
+
+
+def readme(page: str) -> str:
+    """Returns a README's text with its relative links made those of a page of the site.
+
+    A link to another README leads to its page. One to a file that the site does not have becomes its text.
+    """
+    path, folder = READMES[page], (ROOT / "docs" / page).parent
+    pages = {found: name for name, found in READMES.items()}
+
+    def changed(link: re.Match[str]) -> str:
+        picture, text, target, anchor = link.groups(default="")
+        place = (path.parent / target).resolve()
+        if place.is_dir():
+            place /= "README.md"
+        if place in pages:
+            place = ROOT / "docs" / f"{pages[place]}.md"
+        elif not picture:
+            return text
+        return f"{picture}[{text}]({Path(os.path.relpath(place, folder)).as_posix()}{anchor})"
+
+    return re.sub(r"(!?)\[([^]]*)\]\(([^)#:\s]+)(#[^)]*)?\)", changed, path.read_text(encoding="utf-8"))
+
+
+def recipes() -> str:
+    """Returns a section for each recipe: the first line of its documentation, and the script."""
+    parts = []
+    for path in sorted((ROOT / "examples" / "recipes").glob("*.py")):
+        title = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.stem).splitlines()[0]
+        place = (Path("..") / path.relative_to(ROOT)).as_posix()
+        code = f"```{{literalinclude}} {place}\n:language: python\n```"
+        parts.append(f"## {path.stem}\n\n{title}\n\n{code}")
+    return "\n\n".join(parts) + "\n"
+
+
+def write(folder: Path) -> None:
+    """Writes tables and sections into a folder, for the pages that include them."""
+    folder.mkdir(exist_ok=True)
+    texts = {"runs": tables(), "penalties": penalties(), "recipes": recipes()}
+    texts |= {f"{Path(page).name}-readme": readme(page) for page in READMES}
+    for name, text in texts.items():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
