@@ -1,50 +1,58 @@
-"""What the penalty measures at a batch, and the ε at which it weighs what it should."""
+"""What the penalty of a batch consists of, and what to do about it."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
-from .buffers import preserved_buffers
-from .divergences import OutputMask, Outputs, compare
-from .inputs import Embeddings, Inputs, Mask
-from .rng import RNGState
+from .calibration import refuse_without_ball
+from .divergences import OutputMask, Outputs
+from .inputs import Embeddings, Mask
+from .measurement import Batch, Terms, crossing, scaled
 
 if TYPE_CHECKING:
     from .regularizer import SMART
 
-GRID_POINTS = 13
-BISECTIONS = 12
-MEASURED = ("adversarial", "random", "dropout", "saturated", "lost", "gradient_share")
+EPSILONS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 1))
+"""From 1e-6 to 1, two a decade."""
+INERT, TARGET, EXCESSIVE = 0.01, 0.1, 1.0
+"""Gradient shares: what moves the parameters too little, what to aim at, what outweighs the task."""
+INERT_PART = 0.1
+"""The part of dropout's term below which the adversarial one is inert."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """What R consists of at one batch, as means over several draws.
 
     Attributes:
+        epsilon: ε.
         adversarial: R at the perturbation found, with the dropout masks of the clean forward.
         random: The same at random points of the same radius.
         dropout: R without a perturbation, with dropout masks of its own; 0 in evaluation mode.
         gain: ``adversarial / random``; about 1 where the search finds nothing.
         saturated: The share of coordinates (in L2, of samples or tokens) within a tenth of the ball's edge.
         lost: The share of coordinates where ``x + δ`` is ``x`` in the embeddings' precision.
-        verdict: What to make of it, in one line.
         gradient_share: ``λ ‖∇R‖ / ‖∇L‖`` over the parameters; None without a loss.
+        suggested_epsilon: Where the penalty is inert or weak, about the smallest ε at which the adversarial
+            term is what two dropout masks give, or, where it is that already or dropout is shared, at which
+            the gradient share is 0.1. None where nothing is to be raised, where no ε is enough, and in a
+            sweep.
+        verdict: What to make of it, in one line.
     """
 
+    epsilon: float
     adversarial: float
     random: float
     dropout: float
     gain: float
     saturated: float
     lost: float
+    gradient_share: float | None
+    suggested_epsilon: float | None
     verdict: str
-    gradient_share: float | None = None
 
 
 def diagnose(
@@ -75,166 +83,124 @@ def diagnose(
     Raises:
         ValueError: If only one of ``loss`` and ``parameters`` is given, or ``samples`` is not positive.
     """
-    if (loss is None) != (parameters is None):
-        raise ValueError(
-            "loss and parameters must be given together, got"
-            f" {'parameters' if loss is None else 'loss'} alone: gradient_share compares both terms'"
-            " gradients"
-        )
-    if samples < 1:
-        raise ValueError(f"samples must be positive, got {samples!r}: take 4")
-    inputs = self._check(embeddings, mask).detach()
-    RNGState.check_device(inputs.device)
-    cut, chosen, before = inputs.pack(), list(parameters or ()), RNGState.capture()
-    draws: list[list[float]] = []
-    try:
-        with preserved_buffers(forward), torch.enable_grad():
-            for _ in range(samples):
-                draws.append(_measure(self, forward, inputs, output_mask))
-                if loss is not None:
-                    outputs, penalty = self.penalize(forward, cut, mask=mask, output_mask=output_mask)
-                    draws[-1].append(weight * _ratio(penalty, loss(outputs), chosen))
-    finally:
-        before.restore()
-    columns = dict(zip(MEASURED, zip(*draws, strict=True), strict=False))
-    means = {name: sum(column) / samples for name, column in columns.items()}
-    adversarial, random = means["adversarial"], means["random"]
-    means["gain"] = adversarial / random if random else math.inf if adversarial else 1.0
-    return Diagnosis(**means, verdict=_verdict(self, means))
+    batch = Batch.of(
+        forward,
+        embeddings,
+        loss=loss,
+        parameters=parameters,
+        weight=weight,
+        mask=mask,
+        output_mask=output_mask,
+    )
+    with batch.untouched():
+        return _diagnose(self, batch, samples, advise=True)
 
 
-def calibrate(
+def sweep(
     self: "SMART",
     forward: Callable[[Embeddings], Outputs],
     embeddings: Embeddings,
     *,
-    loss: Callable[[Any], Tensor],
-    parameters: Iterable[Tensor],
-    weight: float,
+    epsilons: Sequence[float] = EPSILONS,
+    loss: Callable[[Any], Tensor] | None = None,
+    parameters: Iterable[Tensor] | None = None,
+    weight: float = 1.0,
     mask: Mask = None,
     output_mask: OutputMask = None,
-    target: float = 0.1,
-    bracket: tuple[float, float] = (1e-6, 1.0),
-) -> "SMART":
-    """Returns a regularizer with the smallest ε at which ``λ ‖∇R‖ / ‖∇L‖`` is the target.
+    samples: int = 4,
+) -> tuple[Diagnosis, ...]:
+    """Diagnoses the regularizer at each ε, for ``plots.plot_sweep``; η and σ keep their ratio to ε.
 
-    η and σ keep their ratio to ε. Noise and dropout masks are the same at every ε; gradients, buffers and the
-    random state are left as they were. The first crossing is looked for on a grid of 13 values of ε, evenly
-    spaced in its logarithm, and then bisected.
-
-    Args:
-        self: The regularizer, of the preset ``"paper"``.
-        forward: See :meth:`SMART.penalize`.
-        embeddings: See :meth:`SMART.penalize`.
-        loss: From the outputs to L.
-        parameters: The parameters whose gradients are compared; frozen ones are left out.
-        weight: λ.
-        mask: See :meth:`SMART.penalize`.
-        output_mask: See :meth:`SMART.penalize`.
-        target: The share that is looked for.
-        bracket: The least and the greatest ε.
+    Noise and dropout masks are the same at every ε, of which there are by default 13, from 1e-6 to 1. For the
+    other arguments see :meth:`SMART.diagnose`.
 
     Raises:
-        ValueError: If no ε in the bracket has this share, or the preset has no ball.
+        ValueError: See :meth:`SMART.diagnose`; and if an ε is not positive, or the preset has no ball.
     """
-    if not self.perturbation.project:
-        raise ValueError("calibrate() needs preset='paper', got 'smart-pytorch': its epsilon is no radius")
-    low, high = bracket
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"bracket must be two positive numbers in order, got {bracket!r}: take (1e-6, 1.0)")
-    cut, chosen, before = Inputs.check(embeddings, mask).detach().pack(), list(parameters), RNGState.capture()
-
-    def share(smart: "SMART") -> float:
-        before.restore()
-        outputs, penalty = smart.penalize(forward, cut, mask=mask, output_mask=output_mask)
-        return weight * _ratio(penalty, loss(outputs), chosen)
-
-    try:
-        with preserved_buffers(forward), torch.enable_grad():
-            below, least, greatest = None, math.inf, 0.0
-            for step in range(GRID_POINTS):
-                smart = _scaled(self, low * (high / low) ** (step / (GRID_POINTS - 1)))
-                found = share(smart)
-                least, greatest = min(least, found), max(greatest, found)
-                if found >= target:
-                    break
-                below = smart
-            if greatest < target or below is None:
-                reason = (
-                    f"the greatest share in it is {greatest:.3g}: take a greater weight, or a smaller target"
-                    if greatest < target
-                    else f"the least epsilon gives {least:.3g}: take dropout='shared', or a smaller weight"
-                )
-                raise ValueError(f"target must be reached in bracket={bracket}, got {target:g}, but {reason}")
-            for _ in range(BISECTIONS):
-                middle = _scaled(self, math.sqrt(below.perturbation.epsilon * smart.perturbation.epsilon))
-                below, smart = (below, middle) if share(middle) >= target else (middle, smart)
-            return smart
-    finally:
-        before.restore()
-
-
-def _scaled(smart: "SMART", epsilon: float) -> "SMART":
-    other, search = copy.copy(smart), smart.perturbation
-    factor = epsilon / search.epsilon
-    other.perturbation = replace(
-        search,
-        epsilon=epsilon,
-        step_size=factor * search.step_size,
-        noise_std=factor * search.noise_std,
+    refuse_without_ball(self, "sweep")
+    batch = Batch.of(
+        forward,
+        embeddings,
+        loss=loss,
+        parameters=parameters,
+        weight=weight,
+        mask=mask,
+        output_mask=output_mask,
     )
-    return other
+    with batch.untouched():
+        return tuple(_diagnose(scaled(self, epsilon), batch, samples, advise=False) for epsilon in epsilons)
 
 
-@torch.no_grad()
-def _measure(
-    smart: "SMART", forward: Callable[[Embeddings], Outputs], inputs: Inputs, output_mask: OutputMask
-) -> list[float]:
-    """Returns one draw of adversarial, random, dropout, saturated and lost."""
-    with smart._precision(inputs):
-        rng = RNGState.capture()
-        clean = forward(inputs.pack())
-        dropout = compare(smart.divergence, forward(inputs.pack()), clean, output_mask)
-        adversarial = smart._search(forward, inputs, clean, rng, output_mask)
-        points = (adversarial, smart.perturbation.random(inputs))
-        values = []
-        for deltas in points:
-            with rng.replay():
-                values.append(
-                    compare(smart.divergence, forward(inputs.add(deltas)), clean, output_mask).item()
-                )
-    ones = inputs.keep([torch.ones_like(delta) for delta in adversarial])
-    still = [(x + d).to(x.dtype) == x for x, d in zip(inputs.tensors, adversarial, strict=True)]
-    lost = sum(float((one * t).sum()) for one, t in zip(ones, still, strict=True))
-    lost /= sum(float(one.sum()) for one in ones)
-    return [*values, dropout.item(), smart.perturbation.saturated(adversarial, inputs), lost]
+def _diagnose(smart: "SMART", batch: Batch, samples: int, *, advise: bool) -> Diagnosis:
+    if samples < 1:
+        raise ValueError(f"samples must be positive, got {samples!r}: take 4")
+    draws = [asdict(terms) for terms in batch.draws(smart, samples)]
+    means: dict[str, Any] = {
+        name: None if first is None else sum(draw[name] for draw in draws) / samples
+        for name, first in draws[0].items()
+    }
+    terms = Terms(**means)
+    gain = terms.adversarial / terms.random if terms.random else math.inf if terms.adversarial else 1.0
+    verdict, aim = _judge(smart, terms, gain, batch.weight)
+    suggested = None
+    if advise and aim is not None:
+        suggested = _suggest(smart, batch, aim, samples)
+        verdict += f"; raise epsilon to about {suggested:.2g}" if suggested else "; no epsilon is enough"
+    return Diagnosis(
+        epsilon=smart.perturbation.epsilon, gain=gain, suggested_epsilon=suggested, verdict=verdict, **means
+    )
 
 
-def _ratio(penalty: Tensor, loss: Tensor, parameters: Sequence[Tensor]) -> float:
-    """Returns ``‖∇R‖ / ‖∇L‖``."""
-    trained = [p for p in parameters if p.requires_grad]
-    norms = []
-    for term in (penalty, loss):
-        found = torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True)
-        norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in found if g is not None)))
-    return norms[0] / norms[1] if norms[1] else math.inf
+@dataclass(frozen=True, kw_only=True)
+class _Aim:
+    """What a greater ε should bring: which term, from what it is to what it should be."""
+
+    term: Literal["adversarial", "gradient_share"]
+    now: float
+    target: float
 
 
-def _verdict(smart: "SMART", diagnosis: dict[str, float]) -> str:
-    adversarial, dropout, gain = (diagnosis[name] for name in ("adversarial", "dropout", "gain"))
-    if diagnosis["lost"] > 0.5:
-        return (
-            f"rounding loses {diagnosis['lost']:.0%} of the perturbation: take a larger epsilon, or float32"
+def _judge(smart: "SMART", terms: Terms, gain: float, weight: float) -> tuple[str, _Aim | None]:
+    """Returns the verdict, of what may be wrong the first in order of gravity, and what ε should reach."""
+    share, aim = terms.gradient_share, None
+    if terms.lost > 0.5:
+        text = f"rounding loses {terms.lost:.0%} of the perturbation: take a larger epsilon, or float32"
+    elif smart.dropout == "independent" and terms.adversarial < terms.dropout:
+        part = terms.adversarial / terms.dropout
+        text = (
+            f"{'inert' if part < INERT_PART else 'weak'}: the adversarial term is {100 * part:.2g} % of what"
+            " two dropout masks give, so this acts as R-Drop"
         )
-    if smart.dropout == "independent" and dropout > adversarial:
-        return (
-            f"dropout alone gives R = {dropout:.2g}, the perturbation {adversarial:.2g}: this acts as R-Drop;"
-            " for SMART take dropout='shared', or a larger epsilon"
+        aim = _Aim(term="adversarial", now=terms.adversarial, target=terms.dropout)
+    elif share is not None and share < INERT:
+        text = f"inert: the penalty's gradient is {100 * share:.2g} % of the task's"
+        aim = _Aim(term="gradient_share", now=share, target=TARGET)
+    elif share is not None and share > EXCESSIVE:
+        text = (
+            f"excessive: the penalty's gradient is {share:.2g} times the task's; lower the weight from"
+            f" {weight:g} to about {weight * TARGET / share:.2g}"
         )
-    if gain < 1.5:
-        return f"the search gains {gain:.2g} over random points: take more or larger steps"
-    share = diagnosis.get("gradient_share")
-    if share is not None and not 0.01 <= share <= 1.0:
-        size = "hardly moves the parameters" if share < 0.01 else "outweighs the task"
-        return f"the penalty {size}, at a share of {share:.2g}: calibrate epsilon, or change the weight"
-    return f"the perturbation is adversarial, {gain:.2g} times as strong as random points"
+    elif gain < 1.5 and smart.perturbation.num_steps:
+        text = f"the search gains {gain:.2g} over random points: take more or larger steps"
+    else:
+        text = f"the perturbation is {gain:.2g} times as strong as random points"
+    return text, aim if smart.perturbation.project and aim and aim.now > 0 else None
+
+
+def _suggest(smart: "SMART", batch: Batch, aim: _Aim, samples: int) -> float | None:
+    """Returns the smallest ε that reaches the aim, to some 10 %; None where a thousandfold is not enough.
+
+    Below the target R and its gradient grow as ε², by which the search begins near its end.
+    """
+
+    def value(epsilon: float) -> float:
+        other = scaled(smart, epsilon)
+        return batch.share(other) if aim.term == "gradient_share" else batch.adversarial(other, samples)
+
+    epsilon = smart.perturbation.epsilon
+    expected = epsilon * math.sqrt(aim.target / aim.now)
+    middle = max(epsilon, expected / 10)
+    found, seen = crossing(value, aim.target, (middle, 1e3 * expected), points=9, halvings=4)
+    if len(seen) == 1 and middle > epsilon:  # earlier than expected
+        found, _ = crossing(value, aim.target, (epsilon, middle), points=9, halvings=4)
+    return found

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from . import backward, diagnosis
+from . import backward, calibration, diagnosis
 from .backward import no_sync
 from .buffers import preserved_buffers
 from .divergences import Divergences, OutputMask, Outputs, compare, detach, symmetric_kl
@@ -159,7 +159,8 @@ class SMART:
 
     backward = backward.backward
     diagnose = diagnosis.diagnose
-    calibrate = diagnosis.calibrate
+    sweep = diagnosis.sweep
+    calibrate = calibration.calibrate
 
     def _check(self, embeddings: Embeddings, mask: Mask) -> Inputs:
         inputs = Inputs.check(embeddings, mask)

@@ -55,4 +55,48 @@ PROXIMAL: dict[str, list[tuple[str, ...]]] = {
             "test_rounding.py::test_subnormal_numbers_of_float16_have_their_spacing",
         ),
     ],
+    "smartreg/diagnosis.py": [
+        (
+            "target=terms.dropout)",
+            "target=2 * terms.dropout)",
+            "test_diagnosis.py::TestAdvice::test_beside_noise_of_known_size_it_is_the_closed_form",
+        ),
+        (
+            "if len(seen) == 1 and middle > epsilon:",
+            "if False:",
+            "test_diagnosis.py::TestAdvice::test_where_r_grows_faster_than_expected_it_is_still_the_smallest",
+        ),
+        (
+            "{weight * TARGET / share:.2g}",
+            "{weight / share:.2g}",
+            "test_diagnosis.py::TestAdvice::test_a_penalty_too_strong_gets_another_weight",
+        ),
+        (
+            "return text, aim if smart.perturbation.project and aim and aim.now > 0 else None",
+            "return text, aim",
+            "test_diagnosis.py::TestAdvice::test_an_epsilon_that_is_no_radius_gets_none",
+        ),
+    ],
+    "smartreg/measurement.py": [
+        (
+            "noise_std=factor * search.noise_std",
+            "noise_std=search.noise_std",
+            "test_diagnosis.py::TestSweep::test_it_is_a_diagnosis_at_each_epsilon_with_the_same_draws",
+        ),
+        (
+            "value(middle) >= target",
+            "value(middle) < target",
+            "test_diagnosis.py::test_calibration_finds_the_epsilon_of_the_target",
+        ),
+        (
+            "        finally:\n            self.rng.restore()",
+            "        finally:\n            pass",
+            "test_diagnosis.py::test_nothing_is_left_behind",
+        ),
+        (
+            "                with rng.replay():",
+            "                if True:",
+            "test_diagnosis.py::test_dropout_is_measured_apart_from_the_perturbation",
+        ),
+    ],
 }

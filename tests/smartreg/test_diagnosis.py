@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_a_linear_model_in_closed_form(ball, order):
     assert found.saturated == 1.0
     assert found.lost == found.dropout == 0.0
     assert found.gradient_share is None
-    assert "the perturbation is adversarial" in found.verdict
+    assert found.verdict.endswith("times as strong as random points")
 
 
 def test_padded_positions_are_not_counted(make, x, mask):
@@ -95,20 +96,112 @@ def test_a_perturbation_lost_in_rounding_is_found_out(make, x, mask):
     assert "rounding loses" in found.verdict
 
 
-def test_a_search_without_steps_gains_nothing(make, x):
-    found = SMART(num_steps=0, noise_std=1.0, epsilon=1e-3).diagnose(make(), x, samples=50)
+def test_a_search_with_small_steps_gains_nothing(make, x):
+    options = {"noise_std": 1.0, "epsilon": 1e-3}
+    found = SMART(step_size=1e-6, **options).diagnose(make(), x, samples=50)
     assert found.gain == pytest.approx(1.0, abs=0.5)
     assert "take more or larger steps" in found.verdict
+    assert "steps" not in SMART(num_steps=0, **options).diagnose(make(), x).verdict  # none were meant
 
 
-@pytest.mark.parametrize(("weight", "words"), [(1e-6, "hardly moves"), (1e6, "outweighs the task")])
-def test_a_penalty_out_of_proportion_is_found_out(make, x, weight, words):
-    model, smart = make(), SMART(epsilon=1e-2, step_size=1.0)
-    found = smart.diagnose(model, x, loss=task_loss, parameters=model.parameters(), weight=weight)
-    assert words in found.verdict
+class TestAdvice:
+    """What a verdict suggests is measured: there, the penalty weighs what the verdict promises."""
+
+    def test_beside_noise_of_known_size_it_is_the_closed_form(self):
+        """R is ε² ‖w‖₁² and of the noise of two forwards D: they are equal at √D / ‖w‖₁."""
+        w = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = torch.randn(100, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        for epsilon in (1e-6, 1e-5, 1e-3):
+            smart = SMART(divergence=squared_error, epsilon=epsilon, step_size=1e3)
+            found = smart.diagnose(lambda e: e @ w + 0.1 * torch.randn(len(e)), x)
+            assert found.dropout == pytest.approx(0.02, rel=0.2)
+            expected = found.dropout**0.5 / w.norm(p=1).item()
+            assert expected < found.suggested_epsilon < 1.2 * expected
+            part = 100 * found.adversarial / found.dropout
+            assert found.verdict == (
+                f"inert: the adversarial term is {part:.2g} % of what two dropout masks give, so this acts as"
+                f" R-Drop; raise epsilon to about {found.suggested_epsilon:.2g}"
+            )
+
+    def test_where_r_grows_faster_than_expected_it_is_still_the_smallest(self):
+        """R is ε⁴ ‖w‖₁⁴ where the first derivative is 0."""
+        w, x = torch.linspace(-1, 1, 20, dtype=torch.float64), torch.zeros(100, 20, dtype=torch.float64)
+        smart = SMART(divergence=squared_error, epsilon=1e-4, step_size=1e2, noise_std=1e-4)
+        found = smart.diagnose(lambda e: (e @ w).square() + 0.1 * torch.randn(len(e)), x)
+        expected = found.dropout**0.25 / w.norm(p=1).item()
+        assert expected < found.suggested_epsilon < 1.2 * expected
+
+    def test_at_the_suggested_epsilon_the_perturbation_weighs_what_dropout_does(self, make, x):
+        model = make(dropout=0.5)
+        found = SMART().diagnose(model, x)
+        (there,) = SMART().sweep(model, x, epsilons=[found.suggested_epsilon])
+        assert found.dropout < there.adversarial < 1.4 * there.dropout
+        assert "inert" not in there.verdict
+
+    @pytest.mark.parametrize("epsilon", [1e-5, 1e-3])
+    def test_with_shared_dropout_the_suggestion_is_a_share_of_a_tenth(self, make, x, epsilon):
+        model = make(dropout=0.5)
+        options = {"loss": task_loss, "parameters": list(model.parameters()), "weight": 0.1, "samples": 1}
+        smart = SMART(dropout="shared", epsilon=epsilon, step_size=100 * epsilon, noise_std=epsilon)
+        found = smart.diagnose(model, x, **options)
+        assert found.verdict == (
+            f"inert: the penalty's gradient is {100 * found.gradient_share:.2g} % of the task's; raise"
+            f" epsilon to about {found.suggested_epsilon:.2g}"
+        )
+        (there,) = smart.sweep(model, x, epsilons=[found.suggested_epsilon], **options)
+        assert 0.1 <= there.gradient_share < 0.13
+
+    def test_where_r_is_bounded_no_epsilon_is_enough(self, make, x):
+        def forward(e):
+            return torch.tanh(e.sum(dim=(1, 2))) + 1e3 * torch.randn(len(e))
+
+        found = SMART(divergence=squared_error).diagnose(forward, x)
+        assert found.suggested_epsilon is None
+        assert found.verdict.endswith("no epsilon is enough")
+
+    def test_a_penalty_too_strong_gets_another_weight(self, make, x):
+        model, smart = make(), SMART(epsilon=1e-2, step_size=1.0)
+        options = {"loss": task_loss, "parameters": list(model.parameters())}
+        found = smart.diagnose(model, x, weight=1e6, **options)
+        weight = float(found.verdict.split()[-1])
+        assert "excessive" in found.verdict
+        assert smart.diagnose(model, x, weight=weight, **options).gradient_share == pytest.approx(
+            0.1, rel=0.05
+        )
+
+    def test_an_epsilon_that_is_no_radius_gets_none(self, make, x):
+        found = SMART(preset="smart-pytorch", step_size=1e-9).diagnose(make(dropout=0.9), x * 1e-3)
+        assert found.adversarial < found.dropout
+        assert found.suggested_epsilon is None
+        assert "epsilon" not in found.verdict
 
 
-@pytest.mark.parametrize("call", ["diagnose", "calibrate"])
+class TestSweep:
+    def test_it_is_a_diagnosis_at_each_epsilon_with_the_same_draws(self, make, x, mask):
+        model = make(dropout=0.3)
+        options = {"loss": task_loss, "parameters": list(model.parameters()), "weight": 2.0, "mask": mask}
+        smart = SMART(epsilon=1e-5, step_size=1e-3, noise_std=2e-5, num_steps=2)
+        found = smart.sweep(model, x, epsilons=(1e-4, 1e-2), **options)
+        for diagnosis in found:
+            epsilon = diagnosis.epsilon
+            same = SMART(epsilon=epsilon, step_size=100 * epsilon, noise_std=2 * epsilon, num_steps=2)
+            alone = same.diagnose(model, x, **options)
+            for field in ("adversarial", "random", "dropout", "gain", "saturated", "lost", "gradient_share"):
+                assert getattr(diagnosis, field) == pytest.approx(getattr(alone, field), rel=1e-6)
+            assert diagnosis.suggested_epsilon is None
+        assert [d.epsilon for d in found] == pytest.approx([1e-4, 1e-2])
+
+    def test_its_grid_is_from_1e_6_to_1_and_r_grows_along_it(self, make, x):
+        found = SMART(dropout="shared").sweep(make(), x)
+        assert [d.epsilon for d in found] == pytest.approx([10 ** (n / 2) for n in range(-12, 1)])
+        assert all(a.adversarial < b.adversarial for a, b in pairwise(found))
+
+    def test_it_needs_a_ball(self, make, x):
+        with pytest.raises(ValueError, match=r"sweep\(\) needs preset='paper'"):
+            SMART(preset="smart-pytorch").sweep(make(), x)
+
+
+@pytest.mark.parametrize("call", ["diagnose", "sweep", "calibrate"])
 @pytest.mark.parametrize("no_grad", [False, True])
 def test_nothing_is_left_behind(x, call, no_grad):
     torch.manual_seed(0)
