@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .conflicts import table
-from .gradients import TaskGradients, take
+from .gradients import TaskGradients
 from .projection import pcgrad_weights, random_order
 from .tasks import differentiate, gradients_set_aside
 
@@ -153,7 +153,7 @@ def _sample(losses: Mapping[str, Callable[[], Tensor]], parameters: Sequence[Ten
             for name, loss in losses.items():
                 # Without hooks, which is without accumulation: not every leaf is in the parameters.
                 differentiate(name, _evaluated(name, loss), parameters, finite=True, hooks=False)
-                gradients.add(f"{batch}{name}", take(parameters, gradients.rows.values()))
+                gradients.take(f"{batch}{name}", parameters)
     rows = list(gradients.rows.values())
     both = list(zip(rows[: len(losses)], rows[len(losses) :], strict=True))
     shared = [p for p in parameters if sum(p in first or p in second for first, second in both) > 1]

@@ -30,6 +30,8 @@ def ranks(group: "ProcessGroup | None") -> int:
 
 def is_sharded(tensor: Tensor) -> bool:
     """Returns whether this is a ``DTensor``, told by its attributes: importing the class is slow."""
+    if type(tensor) is Tensor or type(tensor) is nn.Parameter:
+        return False  # at once: to look for an attribute that is not there takes long
     return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Row: TypeAlias = dict[Tensor, Tensor]
 """The gradient of one task, by parameter; a parameter that the task does not reach is not in it."""
 
+_Memory: TypeAlias = dict[int, list[Tensor]]
+"""Tensors by the address of their storage."""
+
 
 class TaskGradients:
     """The task gradients J, ``(T, P)``, held as the tensors that autograd made.
@@ -24,21 +27,64 @@ class TaskGradients:
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
+        self._memory: _Memory = {}
 
-    def add(self, name: str, row: Row) -> None:
-        """Adds a gradient to the task's row."""
-        held = self.rows.setdefault(name, row)
-        if held is row:
+    def take(self, name: str, parameters: Iterable[Tensor], *, factor: float = 1.0) -> None:
+        """Takes the gradients out of ``.grad``, leaves None there, and adds them to the task's row.
+
+        They are taken over without a copy, unless memory is shared with another gradient, taken now or
+        before, or is laid out unlike the parameter: sums are to be written there, in flat chunks.
+
+        Args:
+            name: The task.
+            parameters: Parameters, with a gradient or without.
+            factor: What the gradients are multiplied by.
+
+        Raises:
+            ValueError: If a gradient is sparse.
+        """
+        taken: Row = {}
+        memory: _Memory = {}
+        for index, parameter in enumerate(parameters):
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            parameter.grad = None
+            if gradient.layout != torch.strided:
+                raise ValueError(
+                    f"the gradient of parameter {index}, shape {tuple(parameter.shape)}, is"
+                    f" {gradient.layout}: gradient surgery takes dense gradients, so build the embedding with"
+                    " sparse=False"
+                )
+            if gradient.requires_grad or gradient.is_conj():
+                gradient = gradient.detach().resolve_conj()
+            gradient = distributed.as_placed(gradient, parameter)
+            local = distributed.local(gradient)
+            address = local.untyped_storage().data_ptr()
+            if not _same_layout(local, distributed.local(parameter)):
+                gradient = torch.empty_like(parameter, dtype=gradient.dtype).copy_(gradient)
+            elif _overlaps(local, memory.get(address)) or _overlaps(local, self._memory.get(address)):
+                gradient = gradient.clone()
+            else:
+                memory.setdefault(address, []).append(local)
+            taken[parameter] = gradient if factor == 1.0 else gradient.mul_(factor)
+        held = self.rows.setdefault(name, taken)
+        if held is taken:
+            for address, tensors in memory.items():
+                self._memory.setdefault(address, []).extend(tensors)
             return
-        for parameter, gradient in row.items():
+        for parameter, gradient in taken.items():
             if parameter in held:
                 held[parameter].add_(gradient)
             else:
                 held[parameter] = gradient
+                local = distributed.local(gradient)
+                self._memory.setdefault(local.untyped_storage().data_ptr(), []).append(local)
 
     def reached(self, parameters: Iterable[Tensor]) -> dict[Tensor, int]:
         """Returns the parameters that any task reaches, each with the number of tasks that do."""
-        counts = ((p, sum(p in row for row in self.rows.values())) for p in parameters)
+        rows = self.rows.values()
+        counts = ((p, [p in row for row in rows].count(True)) for p in parameters)
         return {p: count for p, count in counts if count}
 
     def check_reach(self) -> None:
@@ -68,21 +114,23 @@ class TaskGradients:
         device = vectors.home(gramian.device for gramian in found.values())
         return {name: gramian.to(device) for name, gramian in found.items()}
 
-    def combine(self, parameters: Sequence[Tensor], weights: Tensor) -> Row:
-        """Returns ``weightsᵀ J`` over these parameters, in the memory of the first row that has each.
+    def combine(self, parameters: Sequence[Tensor], *weights: Tensor) -> list[Row]:
+        """Returns ``weightsᵀ J`` over these parameters, of one vector of weights or, at no new pass, two.
 
-        The rows are used up.
+        The first sum lies in the memory of the first row that has a parameter, the second in that of the
+        second row, or in new memory where there is none. The rows are used up.
 
         Args:
             parameters: Parameters that at least one task reaches.
-            weights: ``(T,)``.
+            *weights: ``(T,)`` each.
         """
-        vectors.combine(self._pieces(parameters), weights)
-        return self.first(parameters)
-
-    def first(self, parameters: Iterable[Tensor]) -> Row:
-        """Returns for each parameter the gradient of the first task that reaches it."""
-        return {p: next(row[p] for row in self.rows.values() if p in row) for p in parameters}
+        reaching = {p: [g for row in self.rows.values() if (g := row.get(p)) is not None] for p in parameters}
+        sums = [
+            {p: rows[k] if k < len(rows) else torch.empty_like(rows[0]) for p, rows in reaching.items()}
+            for k in range(len(weights))
+        ]
+        vectors.combine(self._pieces(parameters, *sums[1:]), *weights)
+        return sums
 
     def average(self, parameters: Sequence[Tensor], group: "ProcessGroup | None") -> None:
         """Replaces the rows by their mean over the ranks, but for sharded parameters, whose rows are means.
@@ -127,44 +175,16 @@ class TaskGradients:
                         total[parameter].mul_(weight)
         return total
 
-    def _pieces(self, parameters: Iterable[Tensor]) -> list[vectors.Piece]:
-        rows = self.rows.values()
-        found = [[_real(row[p]) if p in row else None for row in rows] for p in parameters]
-        return [piece for piece in found if vectors.first(piece).numel()]
-
-
-def take(parameters: Iterable[Tensor], held: Iterable[Row]) -> Row:
-    """Takes the gradients out of ``.grad`` and leaves None there.
-
-    They are taken over without a copy, unless memory is shared with another gradient, taken now or held
-    from before, or is laid out unlike the parameter: the sum is to be written there, in flat chunks.
-
-    Raises:
-        ValueError: If a gradient is sparse.
-    """
-    occupied: dict[int, list[Tensor]] = {}
-    for row in held:
-        for other in row.values():
-            _occupy(occupied, distributed.local(other))
-    taken: Row = {}
-    for index, parameter in enumerate(parameters):
-        gradient = parameter.grad
-        if gradient is None:
-            continue
-        parameter.grad = None
-        if gradient.layout != torch.strided:
-            raise ValueError(
-                f"the gradient of parameter {index}, shape {tuple(parameter.shape)}, is {gradient.layout}:"
-                " gradient surgery takes dense gradients, so build the embedding with sparse=False"
-            )
-        gradient = distributed.as_placed(gradient.detach().resolve_conj(), parameter)
-        local, model = distributed.local(gradient), distributed.local(parameter)
-        if not _same_layout(local, model):
-            gradient = torch.empty_like(parameter, dtype=gradient.dtype).copy_(gradient)
-        elif _occupy(occupied, local):
-            gradient = gradient.clone()
-        taken[parameter] = gradient
-    return taken
+    def _pieces(self, parameters: Iterable[Tensor], *others: Row) -> list[vectors.Piece]:
+        rows = (*self.rows.values(), *others)
+        pieces = []
+        for parameter in parameters:
+            piece: vectors.Piece = [row.get(parameter) for row in rows]
+            if parameter.is_complex() or distributed.is_sharded(parameter):
+                piece = [None if gradient is None else _real(gradient) for gradient in piece]
+            if vectors.first(piece).numel():
+                pieces.append(piece)
+        return pieces
 
 
 def flat(gradient: Tensor) -> Tensor:
@@ -178,12 +198,9 @@ def _real(gradient: Tensor) -> Tensor:
     return torch.view_as_real(vectors.flat(local)) if local.is_complex() else local
 
 
-def _occupy(occupied: dict[int, list[Tensor]], tensor: Tensor) -> bool:
-    """Notes the memory of a tensor and returns whether a part of it was noted before."""
-    neighbours = occupied.setdefault(tensor.untyped_storage().data_ptr(), [])
-    overlaps = any(_overlap(tensor, other) for other in neighbours)
-    neighbours.append(tensor)
-    return overlaps
+def _overlaps(tensor: Tensor, others: Iterable[Tensor] | None) -> bool:
+    """Returns whether a dense tensor has memory in common with others of the same storage."""
+    return others is not None and any(_overlap(tensor, other) for other in others)
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from . import distributed
 from .conflicts import ConflictReport
-from .gradients import Row, TaskGradients, take
+from .gradients import Row, TaskGradients
 from .optimizer import GradientSurgery
 from .options import check_option, factors
 from .projection import PCGrad
@@ -52,7 +52,7 @@ class GSE(OptimizerWrapper):
             ``PCGrad(optimizer, reduction="mean")``.
         second_update: ``"recompute"`` evaluates the callables again, with new dropout masks, at the
             parameters that the first update has reached; ``"reuse"`` takes the sum of the gradients that the
-            first was made from: no further backward, memory for one gradient more until the step.
+            first was made from: no further backward, and one of them is kept until the step.
         before_second_update: Called with the second gradient in ``.grad``.
         scaler: The ``GradScaler`` that scales the losses and makes the steps. It unscales the second gradient
             before ``before_second_update``, skips the second update where that gradient is not finite, and
@@ -117,9 +117,7 @@ class GSE(OptimizerWrapper):
             autocast = autocast_of_now({parameter.device.type for parameter in self.method._parameters()})
             self._tasks.extend((name, task, autocast) for name, task in tasks.items())
         if not accumulate:
-            if not recompute:
-                self._sum = self._held_sum()
-            self.method._operate()
+            self._sum = self.method._operate(plain=not recompute)
             self._is_ready = True
         return values
 
@@ -188,12 +186,6 @@ class GSE(OptimizerWrapper):
         # A copied parameter has no .grad, and copied callables would evaluate the original's model.
         return {**super().__getstate__(), "_tasks": [], "_sum": {}, "_is_ready": False}
 
-    def _held_sum(self) -> Row:
-        """Returns the gradient of the tasks' summed loss, from the rows and in memory of its own."""
-        gradients = self.method._gradients
-        weights = factors(self.method.task_weights, gradients.rows)
-        return gradients.sum(self.method._parameters(), weights, copy=True)
-
     def _recomputed_sum(self, tasks: list[_Evaluated]) -> Row:
         """Returns the gradient of the tasks' summed loss, from the callables."""
         torch.clear_autocast_cache()  # in which an autocast around step() keeps the weights of before
@@ -204,12 +196,8 @@ class GSE(OptimizerWrapper):
             for name, task, autocast in tasks:
                 with autocast():
                     differentiate(name, task, parameters, finite=method.nonfinite == "raise")
-                row = take(parameters, total.rows.values())
                 (factor,) = factors(method.task_weights, [name])
-                if factor != 1.0:
-                    for gradient in row.values():
-                        gradient.mul_(factor)
-                total.add("sum", row)
+                total.take("sum", parameters, factor=factor)
         if distributed.ranks(method.process_group) > 1:
             total.average(parameters, method.process_group)
         return total.rows["sum"]

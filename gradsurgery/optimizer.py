@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from . import distributed
 from .breakdown import Breakdown, checked_breakdown, divide
 from .conflicts import ConflictReport, add_up, report_on
-from .gradients import TaskGradients, take
+from .gradients import Row, TaskGradients
 from .options import (
     Granularity,
     NonFinite,
@@ -210,6 +210,7 @@ class GradientSurgery(OptimizerWrapper):
         # With nothing accumulated before, a task that fails leaves nothing behind.
         gradients = self._gradients if self._gradients.rows else TaskGradients()
         values: dict[str, Tensor | None] = {}
+        finite = self.nonfinite == "raise"
         pending = sum(isinstance(task, Tensor) for task in tasks.values())
         # The forward of a loss is past, and its DistributedDataParallel would take the backward for its own.
         hooks = distributed.ranks(self.process_group) == 1 or any(map(distributed.is_sharded, parameters))
@@ -217,14 +218,9 @@ class GradientSurgery(OptimizerWrapper):
             for name, task in tasks.items():
                 pending -= isinstance(task, Tensor)
                 values[name] = differentiate(
-                    name,
-                    task,
-                    parameters,
-                    finite=self.nonfinite == "raise",
-                    retain_graph=pending > 0,
-                    hooks=hooks,
+                    name, task, parameters, finite=finite, retain_graph=pending > 0, hooks=hooks
                 )
-                gradients.add(name, take(parameters, gradients.rows.values()))
+                gradients.take(name, parameters)
         if not accumulate:
             if distributed.ranks(self.process_group) > 1:
                 gradients.average(parameters, self.process_group)
@@ -233,8 +229,8 @@ class GradientSurgery(OptimizerWrapper):
         return values
 
     @torch.no_grad()
-    def _operate(self) -> None:
-        """Combines the rows into ``.grad`` and reports on them."""
+    def _operate(self, *, plain: bool = False) -> Row:
+        """Combines the rows into ``.grad``, reports on them, and returns the plain sum if it is wanted."""
         gradients, self._gradients = self._gradients, TaskGradients()
         if distributed.ranks(self.process_group) > 1 and not self._shares_generator:
             distributed.share_generator(self.generator, self.process_group)
@@ -244,8 +240,9 @@ class GradientSurgery(OptimizerWrapper):
         scale = torch.tensor(factors(self.task_weights, self.tasks), dtype=torch.float64)
         reached = gradients.reached(self._parameters())
         members = in_scope(self.scope, reached, self._parameters())
-        outside = reached.keys() - set(members)
-        combined = gradients.sum([p for p in reached if p in outside], (scale * share).tolist())
+        own = list(reached.keys() - set(members))
+        total = gradients.sum(own, scale.tolist(), copy=True) if plain else {}
+        combined = gradients.sum(own, (scale * share).tolist())
         gramians, weights = [], []
         for index, parameters in parts(self.granularity, members, self.param_groups):
             self.part = index
@@ -254,13 +251,16 @@ class GradientSurgery(OptimizerWrapper):
             scale = scale.to(device, non_blocking=True)
             gramians.append({name: g * scale * scale.unsqueeze(1) for name, g in divided.items()})
             weights.append(self._checked_weights(add_up(gramians[-1].values())) * share)
-            combined.update(gradients.combine(parameters, weights[-1] * scale))
+            sums = gradients.combine(parameters, *(weights[-1] * scale, scale)[: 1 + plain])
+            for whole, some in zip((combined, total), sums, strict=False):
+                whole.update(some)
         for parameter, gradient in combined.items():
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         self.conflicts = report_on(
             self.tasks, gramians, weights, one=self.granularity == "global", parts=self.breakdown is not None
         )
         self._operated = True
+        return total
 
     def _checked_weights(self, gramian: Tensor) -> Tensor:
         weights = self.weights(gramian).to(gramian)
@@ -289,7 +289,7 @@ class GradientSurgery(OptimizerWrapper):
             self.load_method_state(copy.deepcopy(state["method"]))
         for name, row in state.get("rows", {}).items():
             held = {parameters[k]: g.to(parameters[k].device, copy=True) for k, g in row.items()}
-            self._gradients.add(name, held)
+            self._gradients.rows[name] = held
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "generator": self.generator.get_state()}

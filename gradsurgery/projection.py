@@ -1,5 +1,6 @@
 """Methods that project each task's gradient in turn: PCGrad, GradVac."""
 
+from operator import add, mul
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from torch.nn.functional import pad
 from torch.optim import Optimizer
 
 from .optimizer import GradientSurgery
+
+FEW = 12
+"""Tasks up to which Python's numbers are faster than calls of torch on the CPU."""
 
 
 class PCGrad(GradientSurgery):
@@ -88,9 +92,11 @@ def random_order(tasks: int, generator: torch.Generator) -> Tensor:
 def pcgrad_weights(gramian: Tensor, order: Tensor) -> Tensor:
     """Returns the weights of Algorithm 1, ``(T,)``, for orders of projection ``(T, T - 1)``.
 
-    Row i of C holds the coefficients of the g of task i. All tasks take their step at once, without a branch,
-    so that nothing waits for the device.
+    Row i of C holds the coefficients of the g of task i. On a device all tasks take their step at once,
+    without a branch, so that nothing waits for it. On the CPU a call of torch takes longer than few numbers.
     """
+    if gramian.is_cpu and len(gramian) <= FEW:
+        return _pcgrad_weights_by_numbers(gramian, order)
     C = torch.eye(len(gramian), dtype=gramian.dtype, device=gramian.device)
     columns = torch.arange(len(gramian), device=gramian.device)
     squares = gramian.diagonal()
@@ -100,6 +106,20 @@ def pcgrad_weights(gramian: Tensor, order: Tensor) -> Tensor:
         steps = torch.where(squares[j] == 0, 0.0, products.clamp(max=0) / squares[j])
         C = C - torch.where(columns == j.unsqueeze(1), steps.unsqueeze(1), 0.0)
     return C.sum(0)
+
+
+def _pcgrad_weights_by_numbers(gramian: Tensor, order: Tensor) -> Tensor:
+    """Returns what :func:`pcgrad_weights` does."""
+    G, total = gramian.tolist(), [0.0] * len(gramian)
+    for i, others in enumerate(order.tolist()):
+        c = [0.0] * len(G)
+        c[i] = 1.0
+        for j in others:
+            product = sum(map(mul, c, G[j]))
+            if G[j][j] != 0 and not product >= 0:  # true of one that is not a number
+                c[j] -= product / G[j][j]
+        total = list(map(add, total, c))
+    return torch.tensor(total, dtype=gramian.dtype)
 
 
 def gradvac_weights(gramian: Tensor, order: Tensor, goals: Tensor, beta: float) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ CHUNK = 9 * 2**14
 """Elements of a row multiplied at a time where they are; a float32 sum of many more is off by over 1e-6."""
 SUMMED = 2**19
 """Elements of a row added up at a time on the CPU, or gathered where its dtype is another."""
-GATHERED = 2**20
+GATHERED = 15 * 2**15
 """Elements of all rows gathered at a time on the CPU."""
 SLAB = 2**22
 """Elements of a row gathered at a time on other devices."""
@@ -57,19 +57,31 @@ def gramian(parameters: Sequence[Piece], tasks: int, device: torch.device) -> Te
     return total
 
 
-def combine(parameters: Sequence[Piece], weights: Tensor) -> None:
-    """Writes the weighted sum of the rows into each parameter's first one."""
+def combine(parameters: Sequence[Piece], *weights: Tensor) -> None:
+    """Writes the weighted sum of the rows into each parameter's first one.
+
+    Args:
+        parameters: The rows; with a second sum, what that is written into comes last: new memory, or a row
+            that is not the first.
+        *weights: ``(T,)``, of one sum or two.
+    """
+    tasks = len(weights[0])
     native, others = _divide(parameters)
     if native:
-        factors = weights.tolist()
-        if max(map(abs, factors)) > _LARGEST:
+        factors = [some.tolist() for some in weights]
+        if max(abs(factor) for some in factors for factor in some) > _LARGEST:
             native, others = [], list(parameters)
     for slab in _slabs(native, SUMMED):
-        _add_up(slab, factors)
+        rows = [piece[:tasks] for piece in slab]
+        if len(weights) == 1:
+            _add_up(rows, factors[0])
+            continue
+        copies = [[t.clone() if t is first(piece) else t for t in piece] for piece in rows]
+        _add_up(copies, factors[1])
+        _add_up(rows, factors[0])
+        torch._foreach_copy_([first(piece[tasks:]) for piece in slab], [first(piece) for piece in copies])
     for slab in _slabs(others):
-        targets = [flat(first(piece)) for piece in slab]
-        total = _slab_sum(_gather(slab).double(), weights).to(targets[0])
-        torch._foreach_copy_(targets, list(total.split_with_sizes([t.numel() for t in targets])))
+        _write_sums(slab, torch.stack(weights))
 
 
 def first(piece: Piece) -> Tensor:
@@ -165,13 +177,26 @@ def _are_safe(products: Sequence[Sequence[float]], rows: Sequence[Tensor] | Tens
 
 def _add_up(slab: Sequence[Piece], weights: Sequence[float]) -> None:
     """Writes the weighted sum of the rows into each piece's first one."""
-    targets = [first(piece) for piece in slab]
-    for row, weight in zip(zip(*slab, strict=True), weights, strict=True):
-        own = [target for target, part in zip(targets, row, strict=True) if part is target]
+    small = []
+    for piece in slab:
+        if first(piece).numel() < SMALL:
+            small.append(piece)
+            continue
+        (target, weight), *others = [(t, w) for t, w in zip(piece, weights, strict=True) if t is not None]
+        if weight not in (0.0, 1.0) and others:  # a factor of 0 would drop what is not finite
+            row, factor = others.pop(0)
+            flat(target).unsqueeze(1).addr_(flat(row), row.new_ones(1), beta=weight, alpha=factor)
+        elif weight != 1.0:
+            target.mul_(weight)
+        for row, factor in others:
+            target.add_(row, alpha=factor)
+    targets = [first(piece) for piece in small]
+    for parts, weight in zip(zip(*small, strict=True), weights, strict=bool(small)):
+        own = [target for target, part in zip(targets, parts, strict=True) if part is target]
         if own and weight != 1.0:
             torch._foreach_mul_(own, weight)
-        if len(own) < len(row):
-            added = [(t, p) for t, p in zip(targets, row, strict=True) if p is not None and p is not t]
+        if len(own) < len(parts):
+            added = [(t, p) for t, p in zip(targets, parts, strict=True) if p is not None and p is not t]
             if added:
                 torch._foreach_add_(*map(list, zip(*added, strict=True)), alpha=weight)
 
@@ -182,9 +207,14 @@ def _slab_products(rows: Tensor) -> Tensor:
     return torch.bmm(splits, splits.transpose(1, 2)).sum(0)
 
 
-def _slab_sum(rows: Tensor, weights: Tensor) -> Tensor:
-    """Returns the weighted sum ``(n,)`` of rows ``(T, n)``."""
-    return weights.to(rows.device, non_blocking=True) @ rows
+def _write_sums(slab: Sequence[Piece], weights: Tensor) -> None:
+    """Does what :func:`combine` does with one slab, for weights ``(K, T)``, in float64."""
+    tasks = weights.shape[1]
+    rows = _gather([piece[:tasks] for piece in slab]).double()
+    for k, total in enumerate(weights.to(rows.device, non_blocking=True) @ rows):  # (K, n)
+        targets = [flat(first(piece[tasks:] if k else piece)) for piece in slab]
+        parts = total.to(targets[0]).split_with_sizes([t.numel() for t in targets])
+        torch._foreach_copy_(targets, list(parts))
 
 
 def _slabs(parameters: Iterable[Piece], size: int | None = None) -> Iterator[list[Piece]]:

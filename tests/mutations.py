@@ -23,6 +23,7 @@ from tests.mutations_of_embeddings import EMBEDDINGS
 from tests.mutations_of_example import EXAMPLE
 from tests.mutations_of_gradsurgery import GRADSURGERY
 from tests.mutations_of_methods import METHODS
+from tests.mutations_of_pcgrad import PCGRAD
 from tests.mutations_of_proximal import PROXIMAL
 from tests.mutations_of_smartreg import SMARTREG
 
@@ -65,7 +66,7 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(file, fragment, replacement, tuple(f"tests/{Path(file).parent.name}/{test}" for test in tests))
-    for area in (GRADSURGERY, METHODS, SMARTREG, PROXIMAL, EMBEDDINGS, EXAMPLE, DOCS)
+    for area in (GRADSURGERY, PCGRAD, METHODS, SMARTREG, PROXIMAL, EMBEDDINGS, EXAMPLE, DOCS)
     for file, changes in area.items()
     for fragment, replacement, *tests in changes
 ]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gradsurgery import PCGrad
-from gradsurgery.gradients import TaskGradients, flat, take
+from gradsurgery.gradients import TaskGradients, flat
 from tests.gradsurgery.reference import algorithm1
 
 
@@ -14,32 +14,58 @@ def parameter(*shape):
 
 
 def test_gradients_are_autograds_own_tensors():
-    layer = nn.Linear(4, 3)
+    layer, gradients = nn.Linear(4, 3), TaskGradients()
     layer(torch.randn(2, 4)).pow(2).sum().backward()
     addresses = {p: p.grad.data_ptr() for p in layer.parameters()}
-    row = take(layer.parameters(), [])
-    assert {p: g.data_ptr() for p, g in row.items()} == addresses
+    gradients.take("x", layer.parameters())
+    assert {p: g.data_ptr() for p, g in gradients.rows["x"].items()} == addresses
     assert all(p.grad is None for p in layer.parameters())
 
 
 def test_disjoint_parts_of_one_memory_are_not_copied():
-    a, b, whole = parameter(3), parameter(2), torch.randn(5)
+    a, b, whole, gradients = parameter(3), parameter(2), torch.randn(5), TaskGradients()
     a.grad, b.grad = whole[:3], whole[3:]
-    row = take([a, b], [])
+    gradients.take("x", [a, b])
+    row = gradients.rows["x"]
     assert [row[a].data_ptr(), row[b].data_ptr()] == [whole.data_ptr(), whole[3:].data_ptr()]
 
 
 def test_overlapping_memory_is_copied_within_a_row_and_between_rows():
-    a, b, whole = parameter(3), parameter(3), torch.arange(5.0)
+    a, b, c, whole, gradients = parameter(3), parameter(3), parameter(3), torch.arange(5.0), TaskGradients()
     a.grad, b.grad = whole[:3], whole[2:]
-    first = take([a, b], [])
+    gradients.take("x", [a, b])
     a.grad = whole[:3]
-    second = take([a], [first])
-    for t in (first[a], first[b], second[a]):
+    gradients.take("y", [a])
+    c.grad = whole[:3]
+    gradients.take("x", [c])  # to a row that is there
+    first, second = gradients.rows["x"], gradients.rows["y"]
+    for t in (first[a], first[b], first[c], second[a]):
         t.mul_(2)
-    assert second[a].tolist() == [0, 2, 4]
+    assert second[a].tolist() == first[c].tolist() == [0, 2, 4]
     assert first[a].tolist() == [0, 2, 4]
     assert first[b].tolist() == [4, 6, 8]
+
+
+def test_memory_that_only_a_row_from_before_has_is_told_from_its_own():
+    """Both of a call that began the row and of one that added to it."""
+    a, b, gradients = parameter(3), parameter(3), TaskGradients()
+    for name, new in {"y": a, "z": b}.items():
+        new.grad = torch.ones(3)
+        gradients.take("x", [a, b])
+        a.grad = gradients.rows["x"][new]
+        gradients.take(name, [a])
+    addresses = [g.data_ptr() for row in gradients.rows.values() for g in row.values()]
+    assert len(set(addresses)) == len(addresses) == 4
+
+
+def test_memory_of_gradients_that_were_added_is_let_go():
+    a, gradients = parameter(1000), TaskGradients()
+    for _ in range(3):
+        a.grad = torch.ones(1000)
+        gradients.take("x", [a])
+    assert gradients.rows["x"][a][0] == 3
+    held = [t for tensors in gradients._memory.values() for t in tensors]
+    assert len(held) == 1
 
 
 def test_one_gradient_tensor_in_two_tasks_and_parameters_is_operated_on_once():
@@ -145,9 +171,10 @@ def test_a_sparse_gradient_is_refused_and_leaves_grad_alone():
 def test_rows_of_several_calls_add_up_by_task_and_parameter():
     a, b = parameter(2), parameter(2)
     gradients = TaskGradients()
-    gradients.add("x", {a: torch.ones(2)})
-    gradients.add("x", {a: torch.ones(2), b: torch.ones(2)})
-    gradients.add("y", {b: torch.ones(2)})
+    for name, reached in [("x", [a]), ("x", [a, b]), ("y", [b])]:
+        for p in reached:
+            p.grad = torch.ones(2)
+        gradients.take(name, [a, b])
     assert {name: {p: g.tolist() for p, g in row.items()} for name, row in gradients.rows.items()} == {
         "x": {a: [2, 2], b: [1, 1]},
         "y": {b: [1, 1]},

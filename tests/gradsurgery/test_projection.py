@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsurgery import GradVac, PCGrad
+from gradsurgery import GradVac, PCGrad, projection
 from gradsurgery.projection import gradvac_weights, pcgrad_weights, random_order
 from tests.gradsurgery.reference import QUARTER, algorithm1, losses_with, matrices, operate, parameters_like
 
@@ -19,11 +19,20 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.fixture(params=[0, projection.FEW], ids=["tensors", "numbers"], scope="module")
+def way(request):
+    """The weights of few tasks both as on a device and as on the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "FEW", request.param)
+        yield
+
+
 def size(rows):
     """The scale of an error: the sum of the gradients' lengths."""
     return rows.double().norm(dim=1).sum().item()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
 @QUARTER
 @given(data=st.data(), seed=st.integers(0, 2**32), mean=st.booleans())
@@ -38,6 +47,7 @@ def test_the_gramian_form_is_algorithm_1(dtype, tolerance, data, seed, mean):
     assert (result.double() - expected).norm() <= tolerance * size(rows)
 
 
+@pytest.mark.usefixtures("way")
 @QUARTER
 @given(
     rows=matrices(tasks=(2, 4), dtype=torch.float32), exponent=st.integers(-30, 30), seed=st.integers(0, 99)
@@ -49,6 +59,7 @@ def test_the_result_scales_with_the_gradients_in_float32(rows, exponent, seed):
     assert (scaled.double() / scale - result).norm() <= 2e-6 * size(rows)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @QUARTER
 @given(rows=matrices(tasks=(2, 4)), exponent=st.integers(-8, 13), seed=st.integers(0, 99))
@@ -59,6 +70,7 @@ def test_the_result_scales_where_half_precision_norms_under_or_overflow(dtype, r
     assert (result.double() - expected).abs().max() <= 2.0**-8 * expected.abs().max() + 2.0**-24
 
 
+@pytest.mark.usefixtures("way")
 @QUARTER
 @given(rows=matrices(tasks=(1, 5), low=0.0, dtype=torch.float32))
 def test_without_conflict_the_result_is_exactly_the_sum(rows):
@@ -87,6 +99,7 @@ def test_the_order_of_two_tasks_does_not_matter(rows, seeds):
     assert (result - swapped).norm() <= 1e-13 * size(rows)
 
 
+@pytest.mark.usefixtures("way")
 @QUARTER
 @given(rows=matrices(tasks=(2, 2)), position=st.integers(0, 2), seed=st.integers(0, 9))
 def test_a_task_with_a_zero_gradient_changes_nothing(rows, position, seed):
@@ -104,6 +117,7 @@ def test_one_task_keeps_its_gradient(rows, mean):
         assert torch.equal(result, rows[0])
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @QUARTER
 @given(data=st.data(), bad=st.sampled_from([math.nan, math.inf, -math.inf]))

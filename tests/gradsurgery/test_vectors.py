@@ -1,16 +1,17 @@
 """Products and weighted sums of rows in pieces against one float64 matrix."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gradsurgery import ConflictReport, PCGrad, vectors
-from gradsurgery.projection import pcgrad_weights, random_order
+from gradsurgery import vectors
+from tests.gradsurgery.counts import Launches
 from tests.gradsurgery.reference import QUARTER
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -81,6 +82,32 @@ def test_weighted_sums_land_in_the_first_row_that_there_is():
 
 
 @pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("place", ["a row", "new memory"])
+def test_a_second_sum_is_of_the_rows_as_they_were(place):
+    @given(problem=problems(), data=st.data())
+    @QUARTER
+    def check(problem, data):
+        parameters, matrix = problem
+        some = st.lists(st.floats(-3, 3), min_size=len(matrix), max_size=len(matrix))
+        weights = torch.tensor([data.draw(some), data.draw(some)], dtype=torch.float64)
+        targets = [[vectors.first(flats) for flats in parameters], []]
+        for flats in parameters:
+            reaching = [t for t in flats if t is not None]
+            there = place == "a row" and len(reaching) > 1
+            targets[1].append(reaching[1] if there else torch.empty_like(reaching[0]))
+        joined = [[*flats, target] for flats, target in zip(parameters, targets[1], strict=True)]
+        expected = (weights @ matrix).split([t.numel() for t in targets[0]], dim=1)
+        vectors.combine(joined, *weights)
+        for k in range(2):
+            for target, values in zip(targets[k], expected, strict=True):
+                eps = torch.finfo(target.dtype).eps
+                bound = 8 * eps * (1 + matrix.abs().max() * 12)
+                assert (target.double() - values[k]).abs().max() <= bound
+
+    check()
+
+
+@pytest.mark.usefixtures("path")
 def test_products_under_autocast_are_not_rounded():
     rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -118,6 +145,13 @@ def test_a_weight_beyond_float32_meets_its_tiny_gradient(exponent):
 def test_bfloat16_products_are_not_rounded_to_bfloat16():
     rows = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0)).bfloat16()
     check_products([list(rows.unbind())], rows.double(), tolerance=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, vectors.SMALL])
+def test_a_weight_of_zero_keeps_what_is_not_finite(size):
+    rows = [torch.full((size,), math.nan), torch.ones(size)]
+    vectors.combine([rows], torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert rows[0].isnan().all()
 
 
 class Allocations(TorchDispatchMode):
@@ -198,19 +232,6 @@ def test_all_slabs_of_the_cpu_are_gathered_into_one_buffer():
     assert allocations.bytes < 4 * vectors.GATHERED + 2**18
 
 
-class Launches(TorchDispatchMode):
-    """Lists the operations that are not mere views."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if not function.is_view:
-            self.names.append(function.name())
-        return function(*args, **(kwargs or {}))
-
-
 def test_small_tensors_and_many_tasks_take_one_call_each_slab():
     """Neither T² calls a tensor nor, but for the views, any work for each of the tensors."""
     counts = {}
@@ -228,70 +249,7 @@ def test_small_tensors_and_many_tasks_take_one_call_each_slab():
     assert "aten::dot" not in launches.names
 
 
-def test_launches_grow_with_neither_the_tensors_nor_the_tasks_and_never_wait():
-    """On the path that accelerators take, without one: a read of a value on the host would be a wait."""
-    counts = {}
-    for tasks, tensors in [(3, 10), (3, 200), (8, 10)]:
-        parameters = [[torch.randn(5).half() for _ in range(tasks)] for _ in range(tensors)]
-        order = random_order(tasks, torch.Generator())
-        with Launches() as launches:
-            gramian = vectors.gramian(parameters, tasks, CPU)
-            weights = torch.ones(tasks, dtype=torch.float64)
-            vectors.combine(parameters, weights)
-        assert "aten::_local_scalar_dense" not in launches.names
-        counts[tasks, tensors] = len(launches.names)
-        with Launches() as launches:
-            pcgrad_weights(gramian, order)
-            ConflictReport(tuple("abcdefgh"[:tasks]), gramian, weights)
-        assert "aten::_local_scalar_dense" not in launches.names
-        assert len(launches.names) < 14 * tasks
-    assert len(set(counts.values())) == 1
-    with Launches() as launches:
-        torch.ones(1).item()
-    assert "aten::_local_scalar_dense" in launches.names
-
-
 def test_numbers_about_tensors_on_two_devices_live_on_the_cpu():
     cuda, mps = torch.device("cuda", 0), torch.device("mps")
     assert vectors.home([cuda, cuda]) == cuda
     assert vectors.home([cuda, CPU]) == vectors.home([mps]) == vectors.home([]) == CPU
-
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@needs_cuda
-def test_cuda_never_waits_and_launches_by_slabs():
-    """Both counted by the device itself: a wait raises, and the profiler sees every kernel."""
-    kernels = {}
-    for tasks, tensors in [(3, 10), (3, 200), (8, 10)]:
-        parameters = [nn.Parameter(torch.randn(50, device="cuda")) for _ in range(tensors)]
-        optimizer = PCGrad(torch.optim.SGD(parameters, lr=0.1, foreach=True))
-        losses = [sum((p * (t + 1)).sum() for p in parameters) for t in range(tasks)]
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            optimizer.backward(losses)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        rows = [[torch.randn(50, device="cuda") for _ in range(tasks)] for _ in range(tensors)]
-        weights = torch.ones(tasks, dtype=torch.float64, device="cuda")
-        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            vectors.gramian(rows, tasks, torch.device("cuda", torch.cuda.current_device()))
-            vectors.combine(rows, weights)
-            torch.cuda.synchronize()
-        names = [event.name for event in profiled.events() if "Mem" not in event.name]
-        kernels[tasks, tensors] = len(names)
-    # A concatenation and a copy into many tensors are cut into kernels of some hundred tensors each.
-    assert kernels[3, 200] <= kernels[3, 10] + 3 * 200 // 32
-    assert kernels[8, 10] <= kernels[3, 10] + 2
-
-
-@needs_cuda
-def test_cuda_gives_what_the_cpu_gives():
-    rows = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
-    there = [list(rows.cuda().clone().unbind())]
-    gramian = vectors.gramian(there, 3, there[0][0].device)
-    torch.testing.assert_close(gramian.cpu(), rows.double() @ rows.double().T, rtol=1e-6, atol=1e-6)
-    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    vectors.combine(there, weights.cuda())
-    torch.testing.assert_close(there[0][0].cpu(), (weights @ rows.double()).float())
