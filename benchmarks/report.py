@@ -1,4 +1,4 @@
-"""Draws pictures from the results files and writes their tables into README.md, between its markers."""
+"""Draws pictures from the results files and writes their tables into the READMEs, between their markers."""
 
 import json
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from .end_to_end import BACKWARDS
 from .projection import LIMIT, RESULTS
 
 README = Path(__file__).parent / "README.md"
+ROOT_README = README.parents[1] / "README.md"
 KEPT = {"end_to_end.json": "as it is", "end_to_end-kept.json": "memory kept"}
 
 
@@ -66,6 +67,17 @@ def projection_tables() -> str:
     if not any(run["device"] == "cuda" for run in projections()):
         parts.append("**CUDA**: not measured.")
     return "\n\n".join(parts)
+
+
+def beside_table() -> str:
+    """Returns the short comparison of the root README, MiniLM with three tasks."""
+    rows = load("projection-minilm-3-cpu.json")["rows"]
+    chosen = {name: row for name, row in rows.items() if name != LIMIT and "ratio" in row}
+    lines = [
+        [name, f"{row['ratio']['median']:.1f}", f"{row['memory']:.2f}", f"{row['relative_error']:.0e}"]
+        for name, row in sorted(chosen.items(), key=lambda item: item[1]["ratio"]["median"])
+    ]
+    return table(["", "time, x the limit", "memory, in gradients", "relative error"], lines)
 
 
 def end_to_end_tables() -> str:
@@ -130,6 +142,7 @@ def minbert_table() -> str:
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
+    "beside": beside_table,
     "projection": projection_tables,
     "end to end": end_to_end_tables,
     "growth": growth_tables,
@@ -138,9 +151,11 @@ SECTIONS: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """Returns the README's text with each section's tables between its markers."""
+    """Returns a README's text with the tables of the sections that it has between their markers."""
     for name, section in SECTIONS.items():
         start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        if start not in text:
+            continue
         before, rest = text.split(start)
         text = f"{before}{start}\n{section()}\n{end}{rest.split(end)[1]}"
     return text
@@ -209,7 +224,8 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 def main() -> None:
     for name, draw in PICTURES.items():
         draw(RESULTS / name)
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for readme in (README, ROOT_README):
+        readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,10 @@ def readme(page: str) -> str:
             return text
         return f"{picture}[{text}]({Path(os.path.relpath(place, folder)).as_posix()}{anchor})"
 
-    return re.sub(r"(!?)\[([^]]*)\]\(([^)#:\s]+)(#[^)]*)?\)", changed, path.read_text(encoding="utf-8"))
+    parts = re.split(r"(^```.*?^```$)", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for k in range(0, len(parts), 2):  # not within blocks, where heads[task](x) is no link
+        parts[k] = re.sub(r"(!?)\[([^]]*)\]\(([^)#:\s]+)(#[^)]*)?\)", changed, parts[k])
+    return "".join(parts)
 
 
 def recipes() -> str:

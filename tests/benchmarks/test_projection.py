@@ -125,7 +125,12 @@ def test_the_scripts_write_what_the_report_reads(tmp_path, monkeypatch, capsys):
 
 def test_the_readme_shows_the_committed_results():
     text = report.README.read_text(encoding="utf-8")
+    root = report.ROOT_README.read_text(encoding="utf-8")
     assert report.filled(text) == text
+    assert report.filled(root) == root
+    shown = {name for name in report.SECTIONS if f"<!-- {name} -->" in text}
+    assert shown == set(report.SECTIONS) - {"beside"}
+    assert "<!-- beside -->" in root
     for name in report.PICTURES:
         assert (report.RESULTS / name).exists()
         assert f"(results/{name})" in text
