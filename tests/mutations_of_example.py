@@ -32,12 +32,34 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
             "test_updates.py::test_how_often_and_in_what_order_losses_are_evaluated",
         ),
         (
+            "if isinstance(self.balance, DWA):",
+            "if False:",
+            "test_updates.py::test_dwa_weighs_from_the_third_epoch_on",
+        ),
+        (
+            '        optimizer.add_param_group({"params": list(balance.parameters())})\n',
+            "",
+            "test_updates.py::test_uncertainty_weighs_each_loss_by_a_trained_parameter",
+        ),
+        (
             "torch.Generator().manual_seed(seed)",
             "torch.Generator()",
             "test_updates.py::test_the_seed_decides_the_order",
         ),
     ],
+    f"{_PACKAGE}/packing.py": [
+        (
+            "mask.flatten().nonzero()",
+            "mask.T.flatten().nonzero()",
+            "test_packing.py::test_packing_takes_the_real_positions_and_puts_them_back",
+        ),
+    ],
     f"{_PACKAGE}/heads.py": [
+        (
+            "(first - second).abs(), first * second",
+            "(first - second), first * second",
+            "test_heads.py::test_outputs_are_the_formulas",
+        ),
         ("(outputs > 0)", "(outputs > 0.5)", "test_heads.py::test_predictions"),
         (
             "alike = labels >= MAX_SIMILARITY / 2",
@@ -97,6 +119,11 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
         ),
     ],
     f"{_PACKAGE}/batches.py": [
+        (  # the second sentence's [CLS] stays
+            "torch.cat([a, b[1:]])",
+            "torch.cat([a, b])",
+            "test_model.py::test_joint_pairs_are_encoded_as_one_row_whose_second_sentence_has_token_type_1",
+        ),
         (
             "{self.task} {epoch} {a_pass}",
             "{self.task} {a_pass}",
@@ -144,7 +171,7 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
             "test_train.py::test_from_any_checkpoint_on_the_end_is_the_same_to_the_last_bit[multitask]",
         ),
         (
-            'self.updater.optimizer.load_state_dict(state["optimizer"])',
+            'self.updater.load_state_dict(state["updater"])',
             "pass",
             "test_train.py::test_from_any_checkpoint_on_the_end_is_the_same_to_the_last_bit[multitask]",
         ),

@@ -142,4 +142,4 @@ def test_the_root_readme_quotes_the_runs():
     done = sum(epoch.iterations for epoch in runs["gs"].epochs)
     assert "a fortieth of the paper's" in text
     assert round(10 * 755 / done, -1) == 40
-    assert f"All {sum(row.in_paper for row in EXPERIMENTS.values())} rows" in text
+    assert f"All {sum(row.group == 'paper' for row in EXPERIMENTS.values())} rows" in text

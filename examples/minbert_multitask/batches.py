@@ -10,6 +10,7 @@ from itertools import count
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .data import Example
 from .tokenizer import Tokenizer
@@ -39,6 +40,26 @@ class Batch:
         """Returns the batch with its tensors on a device."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})  # type: ignore[arg-type]
+
+    def joined(self, *, padding: int, longest: int) -> tuple["Batch", Tensor]:
+        """Returns the pairs as one row each, ``[CLS] a [SEP] b [SEP]``, and the rows' token types ``(B, L)``.
+
+        Args:
+            padding: The token id that fills a row up.
+            longest: Tokens a row; what a pair has beyond is cut off at its end.
+        """
+        assert self.input_ids2 is not None
+        assert self.attention_mask2 is not None
+        firsts = [row[real.bool()] for row, real in zip(self.input_ids, self.attention_mask, strict=True)]
+        seconds = [row[real.bool()] for row, real in zip(self.input_ids2, self.attention_mask2, strict=True)]
+        rows = [torch.cat([a, b[1:]])[:longest] for a, b in zip(firsts, seconds, strict=True)]
+        types = [torch.arange(len(row)) >= len(a) for row, a in zip(rows, firsts, strict=True)]
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=padding)  # (B, L)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        joined = replace(
+            self, input_ids=input_ids, attention_mask=mask, input_ids2=None, attention_mask2=None
+        )
+        return joined, pad_sequence(types, batch_first=True).long().to(input_ids.device)
 
 
 class TokenizedExamples:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import weights
+from .packing import NoPacking, Packing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +92,16 @@ class BertModel(nn.Module):
 
     Args:
         config: The sizes.
+
+    Attributes:
+        packed: In training mode, leave padding out of all that works token by token. The outputs are the same
+            but for dropout, which draws for fewer positions.
     """
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.config = config
+        self.packed = False
         self.embeddings = _Embeddings(config)
         self.encoder = _Encoder(config)
         self.pooler = nn.Sequential(
@@ -173,7 +179,9 @@ class BertModel(nn.Module):
 
     def encode(self, embeddings: Tensor, attention_mask: Tensor) -> BertOutput:
         """Returns the encoder's outputs for the embedding block's ``(B, L, D)`` and a mask ``(B, L)``."""
-        hidden = self.encoder(embeddings, attention_mask[:, None, None, :].bool())  # (B, L, D)
+        packing = Packing(attention_mask) if self.packed and self.training else NoPacking()
+        mask = attention_mask[:, None, None, :].bool()  # (B, 1, 1, L)
+        hidden = packing.unpack(self.encoder(packing.pack(embeddings), mask, packing))  # (B, L, D)
         return BertOutput(hidden, self.pooler(hidden[:, 0]))
 
     def _initialise(self, module: nn.Module) -> None:
@@ -214,9 +222,9 @@ class _Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor, packing: Packing) -> Tensor:
         for layer in self.layer:
-            hidden = layer(hidden, mask)  # (B, L, D)
+            hidden = layer(hidden, mask, packing)  # (B, L, D), or packed (N, D)
         return hidden
 
 
@@ -231,8 +239,8 @@ class _Layer(nn.Module):
         )
         self.output = _AddNorm(config.intermediate_size, config)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        hidden = self.attention(hidden, mask)  # (B, L, D)
+    def forward(self, hidden: Tensor, mask: Tensor, packing: Packing) -> Tensor:
+        hidden = self.attention(hidden, mask, packing)  # (B, L, D)
         output: Tensor = self.output(self.intermediate(hidden), hidden)  # (B, L, I) -> (B, L, D)
         return output
 
@@ -245,8 +253,8 @@ class _Attention(nn.Module):
         self.self = _SelfAttention(config)
         self.output = _AddNorm(config.hidden_size, config)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        output: Tensor = self.output(self.self(hidden, mask), hidden)
+    def forward(self, hidden: Tensor, mask: Tensor, packing: Packing) -> Tensor:
+        output: Tensor = self.output(self.self(hidden, mask, packing), hidden)
         return output
 
 
@@ -260,16 +268,17 @@ class _SelfAttention(nn.Module):
         self.dropout = config.attention_probs_dropout_prob
         self.query, self.key, self.value = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor, packing: Packing) -> Tensor:
+        projected = (packing.unpack(project(hidden)) for project in (self.query, self.key, self.value))
         q, k, v = (
-            project(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, D / H)
-            for project in (self.query, self.key, self.value)
+            each.view(*each.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, H, L, D / H)
+            for each in projected
         )
         dropout = self.dropout if self.training else 0.0
         context = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout
         )  # (B, H, L, D / H)
-        return context.transpose(1, 2).flatten(2)  # (B, L, D)
+        return packing.pack(context.transpose(1, 2).flatten(2))  # (B, L, D)
 
 
 class _AddNorm(nn.Module):

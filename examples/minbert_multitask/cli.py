@@ -80,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
 
     train = add("train", commands.train_rows, "Train and score rows of the table.")
     train.add_argument(
-        "rows", nargs="+", metavar="ROW", help="names as in `minbert list`, or `paper`, or `all`"
+        "rows",
+        nargs="+",
+        metavar="ROW",
+        help="names as in `minbert list`, or `paper`, `beside`, `beyond`, `all`",
     )
     train.add_argument(
         "--data",
@@ -124,7 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     figures = add("figures", commands.draw_figures, "Draw the figures of all runs in a folder.")
     figures.add_argument("out", nargs="?", type=Path, default=Path("runs"), help="default: %(default)s")
 
-    demo = add("demo", commands.demo, "Train and score every row at a small schedule on the embedded corpus.")
+    demo = add(
+        "demo", commands.demo, "Train and score sixteen rows at a small schedule on the embedded corpus."
+    )
     demo.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="default: %(default)s, or the next free name"
     )
@@ -154,6 +159,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("seed", "seed of the data order, the heads, dropout and the surgery's order", type=int)
     add("device", "where to compute", choices=DEVICES)
     add("precision", "bf16 runs the forward under autocast", choices=PRECISIONS)
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="leave padding out of the encoder's work: faster, with other dropout masks",
+    )
     add("eval_batch_size", "examples a batch in evaluation", type=int)
     add("train_eval_size", "train examples of each task that are scored beside dev", type=int)
     add(

@@ -13,7 +13,7 @@ UNITS = {"sst": "accuracy", "qqp": "accuracy", "sts": "Pearson", "overall": ""}
 
 _SHOWN = ("epochs", "iterations", "batch_size", "lr", "precision")
 _NUMBERS = ("epochs", "iterations", "batch_size", "lr")
-_SAID = {*_SHOWN, "weights", "layers"}
+_SAID = {*_SHOWN, "weights", "layers", "packed"}
 _NO_MATTER = {"seed", "device", "eval_batch_size", "train_eval_size", "probe_every", "checkpoint_every"}
 
 
@@ -68,6 +68,7 @@ class Comparable:
             f"batch {config['batch_size']} a task",
             f"lr {config['lr']:g}",
             str(config["precision"]),
+            *(["packed"] if config.get("packed") else []),
             *(f"{name} {config[name]}" for name in sorted(config.keys() - _SAID - _NO_MATTER)),
             f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}",
         ]
@@ -85,7 +86,8 @@ def comparable(results: Iterable[RunResult]) -> list[Comparable]:
         _check(run)
         # Not the layers asked for, which may be None for all: the weights' description has their number.
         decisive = sorted(run.config.keys() - _NO_MATTER - {"layers"})
-        settings = [(name, repr(run.config[name])) for name in decisive]
+        settings = [(name, repr(run.config[name])) for name in decisive if name != "packed"]
+        settings.append(("packed", repr(run.config.get("packed", False))))
         key = (run.data.name, run.data.fingerprint, run.weights, *settings)
         found.setdefault(key, []).append(run)
     return [Comparable(tuple(runs)) for runs in found.values()]

@@ -1,15 +1,21 @@
 """The rows of the table: one declaration each. A new row is one more entry of ``EXPERIMENTS``."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 TASKS = ("sst", "qqp", "sts")
 """Sentiment (SST-5), paraphrase (QQP) and similarity (STS-B), in the order of the baseline's updates."""
 
-Update = Literal["none", "separate", "sum", "pcgrad", "gse", "gse-reuse"]
-SimilarityHeadName = Literal["linear", "cosine-embedding", "cosine-d", "cosine-2d+1"]
-Pooling = Literal["cls", "mean"]
+Method = Literal["pcgrad", "cagrad", "upgrad", "mgda", "nash-mtl", "aligned-mtl", "imtl-g", "config"]
+Update = Literal["none", "separate", "sum", "uncertainty", "dwa", "gse", "gse-reuse"] | Method
+SimilarityHeadName = Literal[
+    "linear", "cosine-embedding", "cosine-d", "cosine-2d+1", "cosine-scaled", "agreement", "joint"
+]
+ParaphraseHeadName = Literal["linear", "agreement", "joint"]
+Pooling = Literal["cls", "mean", "max"]
 SmartPreset = Literal["paper", "smart-pytorch"]
+Group = Literal["paper", "beside", "beyond"]
+"""The paper's thirteen rows; those that every table shows beside them; further rows of the reproduction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,25 +26,29 @@ class Experiment:
         name: The row's name, as on the command line.
         what: One line that says what is special about it.
         update: How an iteration's three task losses become updates of the parameters: ``"separate"`` one
-            update a task, ``"sum"`` one with the summed loss, ``"pcgrad"`` one with the projected gradients,
-            ``"gse"`` and ``"gse-reuse"`` two (``gradsurgery.GSE``), ``"none"`` leaves the pretrained weights.
+            update a task, ``"sum"`` one with the summed loss, ``"uncertainty"`` and ``"dwa"`` the same of
+            balanced losses, a method of gradsurgery one with the gradients that it combines, ``"gse"`` and
+            ``"gse-reuse"`` two (``gradsurgery.GSE``), ``"none"`` leaves the pretrained weights.
         similarity: The similarity head, a key of ``heads.SIMILARITY_HEADS``.
-        pooling: The sentence embedding: ``[CLS]``'s last hidden state, or the mean over real positions.
+        paraphrase: The paraphrase head, a key of ``heads.PARAPHRASE_HEADS``.
+        pooling: The sentence embedding: ``[CLS]``'s last hidden state, or the mean or the largest of each
+            feature over real positions.
         smart: The preset of ``smartreg.SMART`` whose penalty is added to every task's loss, if any.
         smart_weight: λ, the weight of that penalty.
         epoch_multiple: An epoch has this many times the schedule's iterations.
-        in_paper: Whether the paper's table has the row.
+        group: The rows that it belongs to.
     """
 
     name: str
     what: str
     update: Update
     similarity: SimilarityHeadName = "linear"
+    paraphrase: ParaphraseHeadName = "linear"
     pooling: Pooling = "cls"
     smart: SmartPreset | None = None
     smart_weight: float = 5.0
     epoch_multiple: int = 1
-    in_paper: bool = True
+    group: Group = "paper"
 
 
 _ROWS = (
@@ -93,20 +103,79 @@ _ROWS = (
         what="the pretrained weights alone: cosines, the majority sentiment",
         update="none",
         pooling="mean",
-        in_paper=False,
+        group="beside",
     ),
     Experiment(
         name="gse-reuse",
         what="gse; the second update from the gradients already held",
         update="gse-reuse",
-        in_paper=False,
+        group="beside",
     ),
     Experiment(
         name="smart-library",
         what="smart as the smart-pytorch package computes it: no ball, no penalty on qqp",
         update="sum",
         smart="smart-pytorch",
-        in_paper=False,
+        group="beside",
+    ),
+    Experiment(name="cagrad", what="multitask with CAGrad", update="cagrad", group="beyond"),
+    Experiment(name="upgrad", what="multitask with UPGrad", update="upgrad", group="beyond"),
+    Experiment(name="mgda", what="multitask with MGDA", update="mgda", group="beyond"),
+    Experiment(name="nash-mtl", what="multitask with Nash-MTL", update="nash-mtl", group="beyond"),
+    Experiment(name="aligned-mtl", what="multitask with Aligned-MTL", update="aligned-mtl", group="beyond"),
+    Experiment(name="imtl-g", what="multitask with IMTL-G", update="imtl-g", group="beyond"),
+    Experiment(name="config", what="multitask with ConFIG", update="config", group="beyond"),
+    Experiment(
+        name="uncertainty",
+        what="multitask, each loss weighed by a learned uncertainty",
+        update="uncertainty",
+        group="beyond",
+    ),
+    Experiment(
+        name="dwa",
+        what="multitask, each loss weighed by how slowly it falls",
+        update="dwa",
+        group="beyond",
+    ),
+    Experiment(
+        name="mean-pooling",
+        what="multitask with mean pooling for all tasks",
+        update="sum",
+        pooling="mean",
+        group="beyond",
+    ),
+    Experiment(
+        name="max-pooling",
+        what="multitask with max pooling for all tasks",
+        update="sum",
+        pooling="max",
+        group="beyond",
+    ),
+    Experiment(
+        name="agreement",
+        what="multitask; both pair heads on [a; b; |a - b|; a b], which can express that a is like b",
+        update="sum",
+        similarity="agreement",
+        paraphrase="agreement",
+        group="beyond",
+    ),
+    Experiment(
+        name="joint-pairs",
+        what="multitask; both sentences of a pair in one input, [CLS] a [SEP] b [SEP]",
+        update="sum",
+        similarity="joint",
+        paraphrase="joint",
+        group="beyond",
+    ),
+    Experiment(
+        name="best",
+        what="mean pooling, agreement features for qqp, a scaled cosine for sts, 3x",
+        update="sum",
+        similarity="cosine-scaled",
+        paraphrase="agreement",
+        pooling="mean",
+        epoch_multiple=3,
+        group="beyond",
     ),
 )
 
@@ -115,15 +184,16 @@ EXPERIMENTS: dict[str, Experiment] = {row.name: row for row in _ROWS}
 
 
 def select(names: list[str]) -> list[Experiment]:
-    """Returns the rows of these names; ``all`` and ``paper`` stand for groups of rows.
+    """Returns the rows of these names; ``all`` and the names of groups stand for several rows.
 
     Args:
-        names: Names of rows, ``"all"`` for every row, or ``"paper"`` for the paper's thirteen.
+        names: Names of rows, ``"all"`` for every row, or a group's name, such as ``"paper"``.
 
     Raises:
         ValueError: If a name is no row's; the message lists the names there are.
     """
-    groups = {"all": list(EXPERIMENTS), "paper": [row.name for row in _ROWS if row.in_paper]}
+    groups = {"all": list(EXPERIMENTS)}
+    groups |= {group: [row.name for row in _ROWS if row.group == group] for group in get_args(Group)}
     chosen: dict[str, Experiment] = {}
     for name in names:
         for row in groups.get(name, [name]):

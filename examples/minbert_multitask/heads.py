@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from smartreg import Divergence, bernoulli_symmetric_kl, squared_error, symmetric_kl
 
-from .experiments import SimilarityHeadName
+from .experiments import ParaphraseHeadName, SimilarityHeadName
 
 DROPOUT = 0.3
 NUM_SENTIMENTS = 5
@@ -24,6 +24,8 @@ class Head(nn.Module):
     """What one task computes from the sentence embeddings."""
 
     divergence: Divergence = staticmethod(squared_error)
+    joint = False
+    """Whether the two sentences of a pair are encoded together, to one embedding."""
 
     @abstractmethod
     def forward(self, *embeddings: Tensor) -> Tensor:
@@ -63,20 +65,56 @@ class SentimentHead(Head):
         return outputs.argmax(dim=-1)
 
 
-class ParaphraseHead(Head):
-    """Linear 2D -> 1 on both embeddings, binary cross entropy."""
-
-    divergence = staticmethod(bernoulli_symmetric_kl)
+class FeatureHead(Head):
+    """Dropout and a linear layer to one output, on features of the embeddings: here both."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.dropout = nn.Dropout(DROPOUT)
-        self.linear = nn.Linear(2 * hidden_size, 1)
+        self.linear = nn.Linear(self.num_features(hidden_size), 1)
+
+    def num_features(self, hidden_size: int) -> int:
+        """Returns how many features there are."""
+        return 2 * hidden_size
+
+    def features(self, *embeddings: Tensor) -> Tensor:
+        """Returns the features of the embeddings, ``(B, features)``."""
+        return torch.cat(embeddings, dim=-1)
 
     def forward(self, *embeddings: Tensor) -> Tensor:
-        """Returns the logits of two embeddings, ``(B,)``."""
-        logits: Tensor = self.linear(self.dropout(torch.cat(embeddings, dim=-1)))  # (B, 1)
-        return logits.squeeze(-1)
+        """Returns the outputs of the embeddings, ``(B,)``."""
+        outputs: Tensor = self.linear(self.dropout(self.features(*embeddings)))  # (B, 1)
+        return outputs.squeeze(-1)
+
+
+class _Agreement(FeatureHead):
+    """Its features are [a; b; |a - b|; a b], as in InferSent (Conneau et al. 2017, arXiv 1705.02364).
+
+    Of [a; b] alone a linear layer is additive: what it makes of a cannot depend on b. The last two features
+    can express that a is like b.
+    """
+
+    def num_features(self, hidden_size: int) -> int:
+        return 4 * hidden_size
+
+    def features(self, *embeddings: Tensor) -> Tensor:
+        first, second = embeddings
+        return torch.cat([first, second, (first - second).abs(), first * second], dim=-1)
+
+
+class _Joint(FeatureHead):
+    """Its features are the one embedding of both sentences, which were encoded together."""
+
+    joint = True
+
+    def num_features(self, hidden_size: int) -> int:
+        return hidden_size
+
+
+class ParaphraseHead(FeatureHead):
+    """Linear 2D -> 1 on both embeddings, binary cross entropy."""
+
+    divergence = staticmethod(bernoulli_symmetric_kl)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Returns the binary cross entropy of labels 0 and 1."""
@@ -85,6 +123,14 @@ class ParaphraseHead(Head):
     def predict(self, outputs: Tensor) -> Tensor:
         """Returns 1 where a paraphrase is the likelier."""
         return (outputs > 0).long()
+
+
+class AgreementParaphrase(_Agreement, ParaphraseHead):
+    """Linear 4D -> 1 on [a; b; |a - b|; a b], binary cross entropy."""
+
+
+class JointParaphrase(_Joint, ParaphraseHead):
+    """Linear D -> 1 on the embedding of the pair, binary cross entropy."""
 
 
 class SquaredErrorHead(Head):
@@ -139,20 +185,44 @@ class CosineFeaturesSimilarity(SquaredErrorHead):
         return MAX_SIMILARITY * torch.sigmoid(20.0 * F.cosine_similarity(first, second, dim=-1))
 
 
-class CosineBesideSimilarity(SquaredErrorHead):
+class FeatureSimilarity(FeatureHead, SquaredErrorHead):
+    """Linear features -> 1 after dropout, mean squared error."""
+
+
+class CosineBesideSimilarity(FeatureSimilarity):
     """Linear 2D + 1 -> 1 on dropout([a; b; cos(a, b)]), mean squared error."""
+
+    def num_features(self, hidden_size: int) -> int:
+        """Returns 2D + 1."""
+        return 2 * hidden_size + 1
+
+    def features(self, *embeddings: Tensor) -> Tensor:
+        """Returns both embeddings and their cosine, ``(B, 2D + 1)``."""
+        first, second = embeddings
+        cosine = F.cosine_similarity(first, second, dim=-1).unsqueeze(-1)  # (B, 1)
+        return torch.cat([first, second, cosine], dim=-1)
+
+
+class AgreementSimilarity(_Agreement, FeatureSimilarity):
+    """Linear 4D -> 1 on dropout([a; b; |a - b|; a b]), mean squared error."""
+
+
+class JointSimilarity(_Joint, FeatureSimilarity):
+    """Linear D -> 1 on dropout of the embedding of the pair, mean squared error."""
+
+
+class ScaledCosineSimilarity(SquaredErrorHead):
+    """A learned scale and bias on the cosine, at first 5 and 0, mean squared error: it never saturates."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(DROPOUT)
-        self.linear = nn.Linear(2 * hidden_size + 1, 1)
+        self.scale = nn.Parameter(torch.tensor(MAX_SIMILARITY))
+        self.bias = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, *embeddings: Tensor) -> Tensor:
         """Returns the similarities of two embeddings, ``(B,)``."""
         first, second = embeddings
-        cosine = F.cosine_similarity(first, second, dim=-1).unsqueeze(-1)  # (B, 1)
-        similarity: Tensor = self.linear(self.dropout(torch.cat([first, second, cosine], dim=-1)))  # (B, 1)
-        return similarity.squeeze(-1)
+        return self.scale * F.cosine_similarity(first, second, dim=-1) + self.bias
 
 
 SIMILARITY_HEADS: dict[SimilarityHeadName, type[Head]] = {
@@ -160,4 +230,12 @@ SIMILARITY_HEADS: dict[SimilarityHeadName, type[Head]] = {
     "cosine-embedding": CosineEmbeddingSimilarity,
     "cosine-d": CosineFeaturesSimilarity,
     "cosine-2d+1": CosineBesideSimilarity,
+    "cosine-scaled": ScaledCosineSimilarity,
+    "agreement": AgreementSimilarity,
+    "joint": JointSimilarity,
+}
+PARAPHRASE_HEADS: dict[ParaphraseHeadName, type[Head]] = {
+    "linear": ParaphraseHead,
+    "agreement": AgreementParaphrase,
+    "joint": JointParaphrase,
 }

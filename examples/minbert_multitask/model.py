@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .batches import Batch
 from .bert import BertModel
 from .experiments import Experiment, Pooling
-from .heads import SIMILARITY_HEADS, Head, ParaphraseHead, SentimentHead
+from .heads import PARAPHRASE_HEADS, SIMILARITY_HEADS, Head, SentimentHead
 
 Embeddings: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Of a batch of sentences ``(B, L, D)``, or of sentence pairs: two such tensors of one length L."""
@@ -25,7 +25,7 @@ class MultitaskModel(nn.Module):
 
     Args:
         encoder: The encoder that all tasks share.
-        experiment: The row, which chooses the similarity head and the pooling.
+        experiment: The row, which chooses the heads of pairs and the pooling.
     """
 
     def __init__(self, encoder: BertModel, experiment: Experiment) -> None:
@@ -36,7 +36,7 @@ class MultitaskModel(nn.Module):
         self.heads = nn.ModuleDict(
             {
                 "sst": SentimentHead(hidden_size),
-                "qqp": ParaphraseHead(hidden_size),
+                "qqp": PARAPHRASE_HEADS[experiment.paraphrase](hidden_size),
                 "sts": SIMILARITY_HEADS[experiment.similarity](hidden_size),
             }
         )
@@ -47,11 +47,17 @@ class MultitaskModel(nn.Module):
         assert isinstance(head, Head)
         return head
 
-    def embed(self, batch: Batch) -> tuple[Embeddings, Masks]:
-        """Returns the embedding block's outputs of a batch, and their masks.
+    def embed(self, task: str, batch: Batch) -> tuple[Embeddings, Masks]:
+        """Returns the embedding block's outputs of a task's batch, and their masks.
 
-        A pair's two sides are padded to one length, so that the encoder takes them as a batch of 2B rows.
+        A pair's two sides are padded to one length, so that the encoder takes them as a batch of 2B rows,
+        unless the task's head wants them in one row.
         """
+        if self.head(task).joint:
+            batch, types = batch.joined(
+                padding=self.encoder.config.pad_token_id, longest=self.encoder.config.max_position_embeddings
+            )
+            return self.encoder.embed(batch.input_ids, types), batch.attention_mask
         if batch.input_ids2 is None or batch.attention_mask2 is None:
             return self.encoder.embed(batch.input_ids), batch.attention_mask
         length = max(batch.input_ids.shape[1], batch.input_ids2.shape[1])
@@ -71,13 +77,13 @@ class MultitaskModel(nn.Module):
         outputs: Tensor = self.heads[task](*self._encode(embeddings, masks))
         return outputs
 
-    def sentences(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Returns the sentence embeddings of a batch, ``(B, D)`` for each side."""
-        return self._encode(*self.embed(batch))
+    def sentences(self, task: str, batch: Batch) -> tuple[Tensor, ...]:
+        """Returns the sentence embeddings of a task's batch, ``(B, D)`` for each side."""
+        return self._encode(*self.embed(task, batch))
 
     def forward(self, task: str, batch: Batch) -> Tensor:
         """Returns a task's outputs for a batch."""
-        embeddings, masks = self.embed(batch)
+        embeddings, masks = self.embed(task, batch)
         return self.outputs(task, embeddings, masks)
 
     def _encode(self, embeddings: Embeddings, masks: Masks) -> tuple[Tensor, ...]:
@@ -91,5 +97,7 @@ class MultitaskModel(nn.Module):
         hidden = self.encoder.encode(embeddings, mask).last_hidden_state  # (B, L, D)
         if self.pooling == "cls":
             return hidden[:, 0]
+        if self.pooling == "max":
+            return hidden.masked_fill(~mask.unsqueeze(-1).bool(), -torch.inf).amax(dim=1)
         weight = mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
         return (hidden * weight).sum(dim=1) / weight.sum(dim=1)

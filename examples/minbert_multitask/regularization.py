@@ -33,7 +33,7 @@ def task_loss(model: MultitaskModel, experiment: Experiment) -> TaskLoss:
     def smooth(task: str, batch: Batch) -> Tensor:
         if task not in regularizers:
             return plain(task, batch)
-        embeddings, masks = model.embed(batch)
+        embeddings, masks = model.embed(task, batch)
         forward = partial(model.outputs, task, masks=masks)
         outputs, penalty = regularizers[task].penalize(forward, embeddings, mask=masks)
         return model.head(task).loss(outputs, batch.labels) + experiment.smart_weight * penalty

@@ -49,6 +49,7 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
     memory.reset_peak(device)
     torch.manual_seed(settings.seed)
     encoder = BertModel.from_pretrained(inputs.weights, num_layers=settings.layers)
+    encoder.packed = settings.packed
     model = MultitaskModel(encoder, job.experiment).to(device)
     trainer = None
     if job.experiment.update == "none":

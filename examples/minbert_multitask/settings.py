@@ -28,6 +28,7 @@ class Settings:
         seed: Seed of the data order, the heads' weights, dropout and the surgery's order.
         device: ``"auto"`` is CUDA where there is one.
         precision: ``"bf16"`` runs the forward under autocast.
+        packed: Leave padding out of the encoder's work in training; dropout then draws other masks.
         eval_batch_size: Examples a batch in evaluation.
         train_eval_size: How many train examples a task are scored beside dev after each epoch.
         probe_every: Iterations between two measurements of the conflict and its null; 0 takes none.
@@ -43,6 +44,7 @@ class Settings:
     seed: int = 11711
     device: str = "auto"
     precision: str = "fp32"
+    packed: bool = False
     eval_batch_size: int = 64
     train_eval_size: int = 500
     probe_every: int = 50
@@ -57,6 +59,8 @@ class Settings:
             raise ValueError(f"seed must be below 2^63, which torch's generators can hold, got {self.seed}")
         if type(self.lr) not in (int, float) or not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {self.lr!r}")
+        if type(self.packed) is not bool:
+            raise ValueError(f"packed must be True or False, got {self.packed!r}")
         if self.device not in DEVICES:
             raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {self.device!r}")
         if self.precision not in PRECISIONS:

@@ -121,7 +121,7 @@ class Trainer:
             "epoch": self.epoch,
             "iteration": self.iteration,
             "model": self.model.state_dict(),
-            "optimizer": self.updater.optimizer.state_dict(),
+            "updater": self.updater.state_dict(),
             "generators": rng_state(),
             "loss_sums": self._loss_sums,
             "epochs": to_plain(self.epochs),
@@ -135,7 +135,7 @@ class Trainer:
         """Goes on from what :meth:`state_dict` returned."""
         self.epoch, self.iteration = state["epoch"], state["iteration"]
         self.model.load_state_dict(state["model"])
-        self.updater.optimizer.load_state_dict(state["optimizer"])
+        self.updater.load_state_dict(state["updater"])
         restore_rng_state(state["generators"])
         self._loss_sums.copy_(state["loss_sums"])
         self.epochs = list(from_plain(state["epochs"], tuple[Epoch, ...], place="epochs"))
@@ -204,6 +204,7 @@ class Trainer:
             }
             self.best_dev = dev
         self._loss_sums.zero_()
+        self.updater.end_epoch()
         self.epoch, self.iteration = self.epoch + 1, 0
         self.report(self.epoch * self.iterations, self._note())
 

@@ -1,17 +1,32 @@
 """From the task losses of one iteration to updates of the parameters: the ``update`` of an experiment."""
 
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradsurgery import GSE, PCGrad
+import gradsurgery
+from gradsurgery import DWA, GSE, GradientSurgery, PCGrad, UncertaintyWeighting
 
-from .experiments import Update
+from .experiments import TASKS, Method, Update
 
 Losses = Mapping[str, Callable[[], Tensor]]
 """By task, a callable that runs the forward and returns the loss, 0-d; each update calls it anew."""
+
+
+METHODS: dict[Method, type[GradientSurgery]] = {
+    "pcgrad": gradsurgery.PCGrad,
+    "cagrad": gradsurgery.CAGrad,
+    "upgrad": gradsurgery.UPGrad,
+    "mgda": gradsurgery.MGDA,
+    "nash-mtl": gradsurgery.NashMTL,
+    "aligned-mtl": gradsurgery.AlignedMTL,
+    "imtl-g": gradsurgery.IMTLG,
+    "config": gradsurgery.ConFIG,
+}
+"""The methods of gradsurgery by the name of the update."""
 
 
 class Updater:
@@ -27,6 +42,17 @@ class Updater:
     def step(self, losses: Losses) -> None:
         """Makes one iteration's updates."""
         raise NotImplementedError
+
+    def end_epoch(self) -> None:
+        """Is called at each epoch's end."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what decides the further updates besides the parameters."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what :meth:`state_dict` returned."""
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 class SeparateUpdates(Updater):
@@ -51,15 +77,41 @@ class SummedUpdate(Updater):
         self.optimizer.step()
 
 
+class BalancedUpdate(SummedUpdate):
+    """One update with the gradient of the sum of balanced losses; what balances them is trained along."""
+
+    def __init__(self, optimizer: Optimizer, balance: UncertaintyWeighting | DWA) -> None:
+        super().__init__(optimizer)
+        self.balance = balance
+
+    def step(self, losses: Losses) -> None:
+        """Makes one update."""
+        super().step(cast(Losses, self.balance(losses)))  # of callables, callables
+
+    def end_epoch(self) -> None:
+        """Lets the balance weigh anew where it does so by epochs."""
+        if isinstance(self.balance, DWA):
+            self.balance.end_epoch()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the optimizer's state and the balance's."""
+        return {**super().state_dict(), "balance": self.balance.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self.balance.load_state_dict(state["balance"])
+
+
 class SurgeryUpdate(Updater):
     """The updates of a gradsurgery optimizer."""
 
-    def __init__(self, optimizer: PCGrad | GSE) -> None:
+    def __init__(self, optimizer: GradientSurgery | GSE) -> None:
         super().__init__(optimizer)
         self.surgery = optimizer
 
     def step(self, losses: Losses) -> None:
-        """Makes one update with PCGrad, two with GSE."""
+        """Makes one update, two with GSE."""
         self.surgery.zero_grad()
         self.surgery.backward(losses)
         self.surgery.step()
@@ -81,8 +133,14 @@ def build(update: Update, optimizer: Optimizer, *, seed: int) -> Updater:
         return SeparateUpdates(optimizer)
     if update == "sum":
         return SummedUpdate(optimizer)
-    if update == "pcgrad":
-        return SurgeryUpdate(PCGrad(optimizer, generator=generator))
+    if update == "uncertainty":
+        balance = UncertaintyWeighting(TASKS).to(optimizer.param_groups[0]["params"][0].device)
+        optimizer.add_param_group({"params": list(balance.parameters())})
+        return BalancedUpdate(optimizer, balance)
+    if update == "dwa":
+        return BalancedUpdate(optimizer, DWA())
+    if update in METHODS:
+        return SurgeryUpdate(METHODS[update](optimizer, generator=generator))
     if update in ("gse", "gse-reuse"):
         surgery = PCGrad(optimizer, reduction="mean", generator=generator)
         return SurgeryUpdate(GSE(surgery, second_update="recompute" if update == "gse" else "reuse"))

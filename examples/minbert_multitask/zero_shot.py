@@ -28,22 +28,23 @@ def zero_shot(
         settings: The device, the precision and the batch size.
     """
 
-    def cosines(examples: TokenizedExamples) -> Tensor:
+    def cosines(task: str, examples: TokenizedExamples) -> Tensor:
         def cosine(batch: Batch) -> Tensor:
-            first, second = model.sentences(batch)
+            first, second = model.sentences(task, batch)
             return F.cosine_similarity(first, second, dim=-1)  # (B,)
 
         return map_batches(cosine, examples, model, settings)
 
     pairs = tokens["qqp", "train"]
     train_pairs = pairs.part(range(min(len(pairs), _THRESHOLD_PAIRS)))
-    threshold = best_threshold(cosines(train_pairs), _labels(train_pairs))
+    threshold = best_threshold(cosines("qqp", train_pairs), _labels(train_pairs))
     majority = _labels(tokens["sst", "train"]).mode().values
 
     def predict(task: str, examples: TokenizedExamples) -> Tensor:
         if task == "sst":
             return majority.expand(len(examples))
-        return cosines(examples) if task == "sts" else (cosines(examples) > threshold).long()
+        found = cosines(task, examples)
+        return found if task == "sts" else (found > threshold).long()
 
     return predict
 

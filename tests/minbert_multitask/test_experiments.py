@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from minbert_multitask.experiments import (
     EXPERIMENTS,
     TASKS,
+    ParaphraseHeadName,
     Pooling,
     SimilarityHeadName,
     SmartPreset,
@@ -36,7 +37,28 @@ OURS = [
     ("gse-reuse", "gse-reuse", "linear", "cls", None, 1),
     ("smart-library", "sum", "linear", "cls", "smart-pytorch", 1),
 ]
-NAMES = [row[0] for row in PAPER + OURS]
+BEYOND = [
+    *(
+        (name, name, "linear", "cls", None, 1)
+        for name in (
+            "cagrad",
+            "upgrad",
+            "mgda",
+            "nash-mtl",
+            "aligned-mtl",
+            "imtl-g",
+            "config",
+            "uncertainty",
+            "dwa",
+        )
+    ),
+    ("mean-pooling", "sum", "linear", "mean", None, 1),
+    ("max-pooling", "sum", "linear", "max", None, 1),
+    ("agreement", "sum", "agreement", "cls", None, 1),
+    ("joint-pairs", "sum", "joint", "cls", None, 1),
+    ("best", "sum", "cosine-scaled", "mean", None, 3),
+]
+NAMES = [row[0] for row in PAPER + OURS + BEYOND]
 
 
 def declared(row):
@@ -44,9 +66,15 @@ def declared(row):
 
 
 def test_the_papers_thirteen_rows_come_first_and_in_its_order_then_ours():
-    assert [declared(row) for row in EXPERIMENTS.values()] == PAPER + OURS
+    assert [declared(row) for row in EXPERIMENTS.values()] == PAPER + OURS + BEYOND
     assert list(EXPERIMENTS) == NAMES
-    assert [row.name for row in EXPERIMENTS.values() if row.in_paper] == NAMES[:13]
+    groups = [row.group for row in EXPERIMENTS.values()]
+    assert groups == ["paper"] * 13 + ["beside"] * 3 + ["beyond"] * len(BEYOND)
+
+
+def test_the_rows_with_another_paraphrase_head():
+    heads = {name: row.paraphrase for name, row in EXPERIMENTS.items() if row.paraphrase != "linear"}
+    assert heads == {"agreement": "agreement", "joint-pairs": "joint", "best": "agreement"}
 
 
 def test_the_penalty_weighs_five_everywhere():
@@ -56,13 +84,14 @@ def test_the_penalty_weighs_five_everywhere():
 def test_every_row_says_in_one_line_what_it_is():
     lines = [row.what for row in EXPERIMENTS.values()]
     assert len(set(lines)) == len(lines)
-    assert all(line and "\n" not in line and len(line) <= 80 for line in lines)
+    assert all(line and "\n" not in line and len(line) <= 95 for line in lines)
 
 
 def test_every_choice_is_used_by_some_row():
     for attribute, choices in (
-        ("update", get_args(Update)),
+        ("update", [name for choice in get_args(Update) for name in get_args(choice)]),
         ("similarity", get_args(SimilarityHeadName)),
+        ("paraphrase", get_args(ParaphraseHeadName)),
         ("pooling", get_args(Pooling)),
         ("smart", (None, *get_args(SmartPreset))),
     ):
@@ -78,9 +107,10 @@ def test_select_keeps_the_order_asked_for_and_drops_repetitions(names):
     assert [row.name for row in select(names)] == list(dict.fromkeys(names))
 
 
-def test_select_knows_two_groups():
+def test_select_knows_the_groups():
     assert [row.name for row in select(["paper"])] == NAMES[:13]
     assert [row.name for row in select(["all"])] == NAMES
+    assert [row.name for row in select(["beside", "beyond"])] == NAMES[13:]
     assert [row.name for row in select(["zero-shot", "gse", "paper"])][:3] == ["zero-shot", "gse", "baseline"]
     assert len(select(["smart-3x", "all", "paper"])) == len(NAMES)
 
@@ -89,4 +119,10 @@ def test_select_knows_two_groups():
 def test_an_unknown_row_is_refused_with_the_names_there_are(name):
     with pytest.raises(ValueError, match=f"^no row is named '{name}'; choose from ") as caught:
         select(["gse", name])
-    assert str(caught.value).split("choose from ")[1].split(", ") == ["all", "paper", *NAMES]
+    assert str(caught.value).split("choose from ")[1].split(", ") == [
+        "all",
+        "paper",
+        "beside",
+        "beyond",
+        *NAMES,
+    ]

@@ -5,12 +5,18 @@ from functools import partial
 import pytest
 import torch
 from minbert_multitask.heads import (
+    PARAPHRASE_HEADS,
     SIMILARITY_HEADS,
+    AgreementParaphrase,
+    AgreementSimilarity,
     CosineBesideSimilarity,
     CosineEmbeddingSimilarity,
     CosineFeaturesSimilarity,
+    JointParaphrase,
+    JointSimilarity,
     LinearSimilarity,
     ParaphraseHead,
+    ScaledCosineSimilarity,
     SentimentHead,
 )
 from torch import nn
@@ -18,14 +24,22 @@ from torch import nn
 from smartreg import bernoulli_symmetric_kl, squared_error, symmetric_kl
 
 D, B = 6, 9
-HEADS = {"sentiment": SentimentHead, "paraphrase": ParaphraseHead, **SIMILARITY_HEADS}
+HEADS = {
+    "sentiment": SentimentHead,
+    "paraphrase": ParaphraseHead,
+    "paraphrase-agreement": AgreementParaphrase,
+    "paraphrase-joint": JointParaphrase,
+    **SIMILARITY_HEADS,
+}
+ONE_EMBEDDING = ("sentiment", "joint", "paraphrase-joint")
 SIMILARITY = torch.tensor([0.0, 1.2, 2.4, 2.5, 2.6, 3.0, 4.0, 4.8, 5.0])
-LABELS = {"sentiment": torch.arange(B) % 5, "paraphrase": torch.arange(B) % 2}
+LABELS = {"sentiment": torch.arange(B) % 5}
+LABELS |= dict.fromkeys(("paraphrase", "paraphrase-agreement", "paraphrase-joint"), torch.arange(B) % 2)
 
 
 def embeddings(name, size=B):
     torch.manual_seed(0)
-    return torch.randn(1 if name == "sentiment" else 2, size, D, dtype=torch.float64, requires_grad=True)
+    return torch.randn(1 if name in ONE_EMBEDDING else 2, size, D, dtype=torch.float64, requires_grad=True)
 
 
 def head_of(name):
@@ -46,7 +60,19 @@ def test_the_similarity_heads_are_the_tables():
         "cosine-embedding": CosineEmbeddingSimilarity,
         "cosine-d": CosineFeaturesSimilarity,
         "cosine-2d+1": CosineBesideSimilarity,
+        "cosine-scaled": ScaledCosineSimilarity,
+        "agreement": AgreementSimilarity,
+        "joint": JointSimilarity,
     } == SIMILARITY_HEADS
+    assert {
+        "linear": ParaphraseHead,
+        "agreement": AgreementParaphrase,
+        "joint": JointParaphrase,
+    } == PARAPHRASE_HEADS
+
+
+def test_only_joint_heads_want_a_pair_in_one_row():
+    assert {name for name, head in HEADS.items() if head.joint} == {"joint", "paraphrase-joint"}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +84,11 @@ def test_the_similarity_heads_are_the_tables():
         ("cosine-embedding", []),
         ("cosine-d", [(D, D), (D,)]),
         ("cosine-2d+1", [(1, 2 * D + 1), (1,)]),
+        ("cosine-scaled", [(), ()]),
+        ("agreement", [(1, 4 * D), (1,)]),
+        ("joint", [(1, D), (1,)]),
+        ("paraphrase-agreement", [(1, 4 * D), (1,)]),
+        ("paraphrase-joint", [(1, D), (1,)]),
     ],
 )
 @pytest.mark.parametrize("size", [1, B])
@@ -87,6 +118,14 @@ def cosine(a, b):
         ("cosine-embedding", lambda head, a, b: cosine(a, b)),
         ("cosine-d", lambda head, a, b: 5 / (1 + torch.exp(-20 * cosine(linear(head, a), linear(head, b))))),
         ("cosine-2d+1", lambda head, a, b: linear(head, torch.cat([a, b, cosine(a, b)[:, None]], -1))[:, 0]),
+        ("cosine-scaled", lambda head, a, b: 5 * cosine(a, b)),
+        ("agreement", lambda head, a, b: linear(head, torch.cat([a, b, (a - b).abs(), a * b], -1))[:, 0]),
+        ("joint", lambda head, pair: linear(head, pair)[:, 0]),
+        (
+            "paraphrase-agreement",
+            lambda head, a, b: linear(head, torch.cat([a, b, (a - b).abs(), a * b], -1))[:, 0],
+        ),
+        ("paraphrase-joint", lambda head, pair: linear(head, pair)[:, 0]),
     ],
 )
 def test_outputs_are_the_formulas(name, formula):
@@ -98,6 +137,13 @@ def test_the_linear_similarity_is_additive_in_the_two_embeddings():
     head, (a, b) = head_of("linear"), embeddings("linear")
     here, there = (head(a, other) - head(a.flip(0), other) for other in (b, b.flip(0)))
     torch.testing.assert_close(here, there)
+
+
+@pytest.mark.parametrize("name", ["agreement", "cosine-2d+1", "cosine-scaled"])
+def test_the_other_similarities_are_not(name):
+    head, (a, b) = head_of(name), embeddings(name)
+    here, there = (head(a, other) - head(a.flip(0), other) for other in (b, b.flip(0)))
+    assert (here - there).abs().max() > 1e-3
 
 
 def test_equal_sentences_have_the_highest_cosine_similarity():
@@ -127,6 +173,11 @@ def on_outputs(loss, dtype, name, head, inputs):
         ("cosine-embedding", cosine_embedding_loss),
         ("cosine-d", partial(on_outputs, nn.MSELoss(), torch.float64)),
         ("cosine-2d+1", partial(on_outputs, nn.MSELoss(), torch.float64)),
+        ("cosine-scaled", partial(on_outputs, nn.MSELoss(), torch.float64)),
+        ("agreement", partial(on_outputs, nn.MSELoss(), torch.float64)),
+        ("joint", partial(on_outputs, nn.MSELoss(), torch.float64)),
+        ("paraphrase-agreement", partial(on_outputs, nn.BCEWithLogitsLoss(), torch.float64)),
+        ("paraphrase-joint", partial(on_outputs, nn.BCEWithLogitsLoss(), torch.float64)),
     ],
 )
 def test_losses_and_their_gradients_are_torchs(name, loss):
@@ -184,15 +235,15 @@ def test_predictions():
 @pytest.mark.parametrize("name", list(HEADS))
 def test_every_head_has_the_divergence_of_its_loss(name):
     expected = {"sentiment": symmetric_kl, "paraphrase": bernoulli_symmetric_kl}
-    assert head_of(name).divergence is expected.get(name, squared_error)
+    assert head_of(name).divergence is expected.get(name.split("-")[0], squared_error)
 
 
 @pytest.mark.parametrize("name", list(HEADS))
 def test_dropout_takes_three_tenths_of_what_the_linear_layer_sees_but_for_the_baselines_similarity(name):
     torch.manual_seed(0)
     head = HEADS[name](D).train()
-    inputs = torch.rand(1 if name == "sentiment" else 2, 4000, D) + 0.5
-    if name in ("linear", "cosine-embedding"):
+    inputs = torch.rand(1 if name in ONE_EMBEDDING else 2, 4000, D) + 0.5
+    if name in ("linear", "cosine-embedding", "cosine-scaled"):
         assert torch.equal(head(*inputs), head.eval()(*inputs))
         return
     seen = []

@@ -8,7 +8,7 @@ import torch
 from minbert_multitask.batches import Batch
 from minbert_multitask.bert import BertConfig, BertModel
 from minbert_multitask.experiments import EXPERIMENTS
-from minbert_multitask.heads import SIMILARITY_HEADS, ParaphraseHead, SentimentHead
+from minbert_multitask.heads import PARAPHRASE_HEADS, SIMILARITY_HEADS, SentimentHead
 from minbert_multitask.model import MultitaskModel
 
 PAD, VOCABULARY, D = 3, 20, 8
@@ -22,7 +22,14 @@ CONFIG = BertConfig(
     pad_token_id=PAD,
     initializer_range=0.3,
 )
-CLS, MEAN = EXPERIMENTS["cosine-2d+1"], EXPERIMENTS["cosine-2d+1-mean"]
+CLS, MEAN, MAX, JOINT = (
+    EXPERIMENTS[row] for row in ("cosine-2d+1", "cosine-2d+1-mean", "max-pooling", "joint-pairs")
+)
+POOLED = {
+    "cls": lambda hidden: hidden[0],
+    "mean": lambda hidden: sum(hidden) / len(hidden),
+    "max": lambda hidden: torch.stack([max(column) for column in hidden.T]),
+}
 TASKS = ("sst", "qqp", "sts")
 
 
@@ -61,11 +68,11 @@ def plain_sentences(model, ids, mask, pooling):
     rows = []
     for row, length in zip(ids, mask.sum(1).tolist(), strict=True):
         (hidden,) = model.encoder(row[None, :length], torch.ones(1, length)).last_hidden_state
-        rows.append(hidden[0] if pooling == "cls" else sum(hidden[i] for i in range(length)) / length)
+        rows.append(POOLED[pooling](hidden))
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("experiment", [CLS, MEAN], ids=["cls", "mean"])
+@pytest.mark.parametrize("experiment", [CLS, MEAN, MAX], ids=["cls", "mean", "max"])
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("lengths", [((5, 2, 7), (3, 9, 1)), ((4, 4, 4), (4, 4, 4)), ((6,), (2,))])
 def test_outputs_are_the_heads_of_each_sentence_encoded_alone(experiment, task, lengths):
@@ -74,7 +81,7 @@ def test_outputs_are_the_heads_of_each_sentence_encoded_alone(experiment, task, 
     if task != "sst":
         sides.append((batch.input_ids2, batch.attention_mask2))
     sentences = [plain_sentences(model, *each, experiment.pooling) for each in sides]
-    for found, expected in zip(model.sentences(batch), sentences, strict=True):
+    for found, expected in zip(model.sentences(task, batch), sentences, strict=True):
         torch.testing.assert_close(found, expected)
     torch.testing.assert_close(model(task, batch), model.heads[task](*sentences))
 
@@ -82,7 +89,7 @@ def test_outputs_are_the_heads_of_each_sentence_encoded_alone(experiment, task, 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_forward_is_its_two_halves(task):
     model, batch = model_of(), batch_of(task)
-    embeddings, masks = model.embed(batch)
+    embeddings, masks = model.embed(task, batch)
     assert torch.equal(model.outputs(task, embeddings, masks), model(task, batch))
     if task == "sst":
         assert embeddings.shape == (3, 7, D)
@@ -96,6 +103,28 @@ def test_the_forward_is_its_two_halves(task):
         torch.testing.assert_close(e.var(-1, correction=0), torch.ones_like(e.mean(-1)))
 
 
+@pytest.mark.parametrize("task", ["qqp", "sts"])
+@pytest.mark.parametrize("lengths", [((5, 2, 7), (3, 9, 1)), ((4, 4, 4), (4, 4, 4)), ((6,), (2,))])
+def test_joint_pairs_are_encoded_as_one_row_whose_second_sentence_has_token_type_1(task, lengths):
+    model, batch = model_of(JOINT), batch_of(task, *lengths)
+    expected = []
+    for index, (first, second) in enumerate(zip(*lengths, strict=True)):
+        a, b = batch.input_ids[index, :first], batch.input_ids2[index, :second]
+        pair = torch.cat([a, b[1:]])[None]  # the second's [CLS] is left out
+        types = torch.tensor([[0] * first + [1] * (second - 1)])
+        expected.append(model.encoder(pair, torch.ones_like(pair), types).last_hidden_state[0, 0])
+    (found,) = model.sentences(task, batch)
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(model(task, batch), model.heads[task](torch.stack(expected)))
+
+
+def test_a_joint_pair_longer_than_the_models_positions_loses_its_end():
+    model = model_of(JOINT)
+    long, cut = batch_of("qqp", (10,), (12,)), batch_of("qqp", (10,), (12,))
+    cut = replace(cut, input_ids2=cut.input_ids2[:, :7], attention_mask2=cut.attention_mask2[:, :7])
+    torch.testing.assert_close(model("qqp", long), model("qqp", cut))  # 10 + 12 - 1 > 16 = 10 + 7 - 1
+
+
 def test_a_pair_is_one_forward_of_twice_the_rows():
     model = model_of()
     with patch.object(model.encoder, "encode", wraps=model.encoder.encode) as encode:
@@ -103,7 +132,7 @@ def test_a_pair_is_one_forward_of_twice_the_rows():
     assert [call.args[0].shape for call in encode.call_args_list] == [(6, 9, D)]
 
 
-@pytest.mark.parametrize("experiment", [CLS, MEAN], ids=["cls", "mean"])
+@pytest.mark.parametrize("experiment", [CLS, MEAN, MAX], ids=["cls", "mean", "max"])
 @pytest.mark.parametrize("task", TASKS)
 def test_more_padding_changes_nothing_whatever_it_holds(experiment, task):
     model, batch = model_of(experiment), batch_of(task)
@@ -133,7 +162,7 @@ def test_every_row_has_its_heads_and_its_pooling(row):
     experiment = EXPERIMENTS[row]
     model = model_of(experiment)
     assert type(model.head("sst")) is SentimentHead
-    assert type(model.head("qqp")) is ParaphraseHead
+    assert type(model.head("qqp")) is PARAPHRASE_HEADS[experiment.paraphrase]
     assert type(model.head("sts")) is SIMILARITY_HEADS[experiment.similarity]
     assert model.pooling == experiment.pooling
 

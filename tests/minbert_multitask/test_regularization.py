@@ -57,7 +57,7 @@ def plain_divergence(task, perturbed, clean):
 
 def plain_terms(model, task, batch, *, project=True):
     """The task's loss and SMART's penalty (without a ball: smart-pytorch's), from torch's generator."""
-    embeddings, masks = model.embed(batch)
+    embeddings, masks = model.embed(task, batch)
     clean = model.outputs(task, embeddings, masks)
     loss = model.head(task).loss(clean, batch.labels)
     x, real = ((embeddings,), (masks,)) if task == "sst" else (embeddings, masks)

@@ -107,6 +107,7 @@ OTHER = {
     "train_eval_size": 3,
     "probe_every": 3,
     "checkpoint_every": 3,
+    "packed": True,
 }
 
 
