@@ -1,14 +1,13 @@
-"""More than one process: rows averaged over the ranks, Gramians of sharded rows, one random order for all.
+"""More than one process: rows averaged over the ranks, and ranks that cannot drift apart unnoticed.
 
-Replicated parameters (``DistributedDataParallel``, or the same module on every rank without it): each rank
-takes the rows of its own batch, and the rows are averaged before the Gramian, because the surgery is not
-linear: the average of the ranks' surgeries is another vector. Sharded parameters (``DTensor``, as
-``fully_shard`` makes them): autograd has averaged and scattered them, so that the ranks' inner products are
-added up, T² numbers in one message.
+The rows of replicated parameters (``DistributedDataParallel``, or the same module on every rank without it)
+are averaged before the Gramian, because the surgery is not linear: the average of the ranks' surgeries is
+another vector. The messages of a task are under way while the next task is differentiated. For parameters
+that are divided among the ranks see :mod:`gradsurgery.sharding`.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,10 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 BUCKET = 2**22
-"""Elements averaged in one message."""
+"""Elements of small tensors averaged in one message."""
+ALONE = 2**18
+"""Elements of a tensor from which on it is averaged where it is, in a message of its own."""
+_BITS = 2**55 - 1  # of a digest: its negative is an int64, too
 
 
 def ranks(group: "ProcessGroup | None") -> int:
@@ -28,91 +30,86 @@ def ranks(group: "ProcessGroup | None") -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Returns whether this is a ``DTensor``, told by its attributes: importing the class is slow."""
-    if type(tensor) is Tensor or type(tensor) is nn.Parameter:
-        return False  # at once: to look for an attribute that is not there takes long
-    return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
+def add_up(matrices: Sequence[Tensor], group: "ProcessGroup | None") -> list[Tensor]:
+    """Returns the sum over the ranks of each of some matrices ``(T, T)``, in one message."""
+    message = torch.stack(list(matrices))
+    dist.all_reduce(message, group=group)
+    return list(message)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """Returns this rank's part of a ``DTensor``, sharing its memory, and any other tensor itself."""
-    if not is_sharded(tensor):
-        return tensor
-    with torch.no_grad():
-        part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-    return part
+class Means:
+    """Flat tensors on their way to their means over the ranks."""
+
+    def __init__(self, group: "ProcessGroup | None") -> None:
+        self._group = group
+        self._under_way: list[tuple[Any, Tensor, list[Tensor]]] = []
+
+    def begin(self, tensors: Sequence[Tensor]) -> None:
+        """Sends the tensors, which are not to be touched until :meth:`finish`."""
+        share = ranks(self._group)
+        for bucket in _buckets(tensors):
+            message = bucket[0] if len(bucket) == 1 else torch.cat(bucket)
+            # Divided first: a sum could overflow float16.
+            work = dist.all_reduce(message.div_(share), group=self._group, async_op=True)
+            self._under_way.append((work, message, bucket))
+
+    def finish(self) -> None:
+        """Waits, after which each tensor holds its mean."""
+        for work, message, bucket in self._under_way:
+            work.wait()
+            if len(bucket) > 1:
+                torch._foreach_copy_(bucket, list(message.split_with_sizes([t.numel() for t in bucket])))
+        self._under_way = []
 
 
-def as_placed(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """Returns the gradient placed on the ranks as its parameter is: a partial sum is added up."""
-    if is_sharded(gradient) and gradient.placements != parameter.placements:  # type: ignore[attr-defined]
-        placed: Tensor = gradient.redistribute(placements=parameter.placements)  # type: ignore[attr-defined]
-        return placed
-    return gradient
-
-
-def refuse_flattened(parameters: Iterable[Tensor]) -> None:
-    """Raises a ValueError for parameters of ``FullyShardedDataParallel``, whose hooks own ``.grad``."""
-    if any(getattr(p, "_fsdp_flattened", False) or hasattr(p, "_is_flat_param") for p in parameters):
-        raise ValueError(
-            "optimizer must hold whole or DTensor parameters, got flattened ones of FullyShardedDataParallel:"
-            " shard the module with torch.distributed.fsdp.fully_shard instead"
-        )
-
-
-def by_shard_groups(parameters: Sequence[Tensor]) -> dict[tuple[Any, ...], list[Tensor]]:
-    """Returns the parameters by the process groups over which their elements are divided."""
-    members: dict[tuple[Any, ...], list[Tensor]] = {}
-    for parameter in parameters:
-        groups: tuple[Any, ...] = ()
-        if is_sharded(parameter):
-            mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
-            groups = tuple(mesh.get_group(k) for k, p in enumerate(placements) if not p.is_replicate())
-        members.setdefault(groups, []).append(parameter)
-    return members
-
-
-def sum_over(matrix: Tensor, groups: Iterable[Any]) -> Tensor:
-    """Returns the sum of a matrix over the ranks of the groups."""
-    for group in groups:
-        dist.all_reduce(matrix, group=group)
-    return matrix
-
-
-def average(tensors: Sequence[Tensor], group: "ProcessGroup | None") -> None:
-    """Replaces each flat tensor by its mean over the ranks, in messages of about BUCKET elements."""
-    buckets: dict[tuple[torch.device, torch.dtype], list[list[Tensor]]] = {}
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Divides tensors by messages: large ones by themselves, small ones together, of one device and dtype."""
+    filled: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
-        filled = buckets.setdefault((tensor.device, tensor.dtype), [[]])
-        if sum(t.numel() for t in filled[-1]) + tensor.numel() > BUCKET and filled[-1]:
-            filled.append([])
-        filled[-1].append(tensor)
-    for bucket in (b for filled in buckets.values() for b in filled):
-        message = bucket[0] if len(bucket) == 1 else torch.cat(bucket)
-        dist.all_reduce(message.div_(ranks(group)), group=group)  # divided first: a sum could overflow fp16
-        if len(bucket) > 1:
-            torch._foreach_copy_(bucket, list(message.split_with_sizes([t.numel() for t in bucket])))
+        if tensor.numel() >= ALONE:
+            yield [tensor]
+            continue
+        bucket = filled.setdefault((tensor.device, tensor.dtype), [])
+        if sum(t.numel() for t in bucket) + tensor.numel() > BUCKET:
+            yield list(bucket)
+            bucket.clear()
+        bucket.append(tensor)
+    yield from (bucket for bucket in filled.values() if bucket)
 
 
-def agree(
-    names: Sequence[str], reached: Sequence[bool], *, device: torch.device, group: "ProcessGroup | None"
-) -> list[bool]:
-    """Returns for each entry whether it holds on any rank.
-
-    Raises:
-        ValueError: If the ranks' tasks are not the same, in the same order.
-    """
-    digest = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:7], "big")
-    message = torch.tensor([digest, -digest, *reached], dtype=torch.int64, device=device)
+def anywhere(flags: Sequence[bool], device: torch.device, group: "ProcessGroup | None") -> list[bool]:
+    """Returns for each flag whether it holds on any rank."""
+    message = torch.tensor(flags, dtype=torch.int32, device=device)
     dist.all_reduce(message, op=dist.ReduceOp.MAX, group=group)
-    highest, lowest, *anywhere = message.tolist()
-    if highest != -lowest:
-        raise ValueError(
-            f"losses must name the same tasks in the same order on every rank, got {list(names)} on rank"
-            f" {dist.get_rank(group)}: build the mapping alike on all ranks"
-        )
-    return [bool(entry) for entry in anywhere]
+    return [bool(flag) for flag in message.tolist()]
+
+
+class Comparison:
+    """A message that tells whether each of some numbers is the same on every rank."""
+
+    def __init__(self, numbers: Sequence[int], device: torch.device, group: "ProcessGroup | None") -> None:
+        self._message = torch.tensor([[n, -n] for n in numbers], dtype=torch.int64, device=device)
+        self._work = dist.all_reduce(self._message, op=dist.ReduceOp.MAX, group=group, async_op=True)
+
+    def same(self) -> list[bool]:
+        """Waits, and returns for each number whether the ranks agree on it."""
+        self._work.wait()
+        return [highest == -lowest for highest, lowest in self._message.tolist()]
+
+
+def digest(value: object) -> int:
+    """Returns a number that other values do not have, below 2⁵⁵."""
+    return int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:8], "big") & _BITS
+
+
+def checksum(tensors: Sequence[Tensor]) -> int:
+    """Returns a number that tells tensors of other bits, each read once, below 2⁵⁵."""
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = []
+    for tensor in tensors:
+        real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+        sums.append(real.view(integers[real.element_size()]).sum(dtype=torch.int64))  # modulo 2⁶⁴
+    return digest([int(total) for total in sums])
 
 
 def share_generator(generator: torch.Generator, group: "ProcessGroup | None") -> None:
@@ -136,6 +133,11 @@ def unsynchronized() -> Iterator[None]:
 
     def switch_off(module: nn.Module, _: object) -> None:
         if isinstance(module, nn.parallel.DistributedDataParallel):
+            if module.static_graph:
+                raise ValueError(
+                    "DistributedDataParallel in a callable must be without static_graph, got"
+                    " static_graph=True, which needs its own averaging: leave it out, or pass losses"
+                )
             synchronized[module] = synchronized.get(module, False) or module.require_backward_grad_sync
             module.require_backward_grad_sync = False
 

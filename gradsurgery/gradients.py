@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from . import distributed, vectors
+from . import distributed, sharding, vectors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -58,10 +58,10 @@ class TaskGradients:
                 )
             if gradient.requires_grad or gradient.is_conj():
                 gradient = gradient.detach().resolve_conj()
-            gradient = distributed.as_placed(gradient, parameter)
-            local = distributed.local(gradient)
+            gradient = sharding.as_placed(gradient, parameter)
+            local = sharding.local(gradient)
             address = local.untyped_storage().data_ptr()
-            if not _same_layout(local, distributed.local(parameter)):
+            if not _same_layout(local, sharding.local(parameter)):
                 gradient = torch.empty_like(parameter, dtype=gradient.dtype).copy_(gradient)
             elif _overlaps(local, memory.get(address)) or _overlaps(local, self._memory.get(address)):
                 gradient = gradient.clone()
@@ -78,7 +78,7 @@ class TaskGradients:
                 held[parameter].add_(gradient)
             else:
                 held[parameter] = gradient
-                local = distributed.local(gradient)
+                local = sharding.local(gradient)
                 self._memory.setdefault(local.untyped_storage().data_ptr(), []).append(local)
 
     def reached(self, parameters: Iterable[Tensor]) -> dict[Tensor, int]:
@@ -101,18 +101,49 @@ class TaskGradients:
 
         It lies on the parameters' device where they have one in common, and else on the CPU.
         """
-        device = vectors.home(distributed.local(p).device for p in parameters)
-        total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64, device=device)
-        for groups, members in distributed.by_shard_groups(parameters).items():
-            local = vectors.gramian(self._pieces(members), len(self.rows), device)
-            total += distributed.sum_over(local, groups)
-        return total
+        return self.gramians([{"all": parameters}])[0]["all"]
 
-    def gramians(self, divided: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
-        """Returns :meth:`gramian` for each part of the parameters, all on one device."""
-        found = {name: self.gramian(parameters) for name, parameters in divided.items()}
-        device = vectors.home(gramian.device for gramian in found.values())
-        return {name: gramian.to(device) for name, gramian in found.items()}
+    def gramians(
+        self, surgeries: Sequence[Mapping[str, Sequence[Tensor]]], group: "ProcessGroup | None" = None
+    ) -> list[dict[str, Tensor]]:
+        """Returns :meth:`gramian` for each part of each surgery's parameters, those of one on one device.
+
+        If any of them is sharded, each rank multiplies what it has, and one message adds up: T² numbers a
+        part.
+
+        Args:
+            surgeries: The parameters by part.
+            group: The ranks among which parameters may be divided (default: all).
+        """
+        everything = [p for divided in surgeries for parameters in divided.values() for p in parameters]
+        if not any(map(sharding.is_sharded, everything)):
+            products = [{k: self._products(p) for k, p in divided.items()} for divided in surgeries]
+            devices = [vectors.home(g.device for g in found.values()) for found in products]
+            return [
+                {k: g.to(device) for k, g in found.items()}
+                for found, device in zip(products, devices, strict=True)
+            ]
+        device = vectors.home(sharding.local(p).device for p in everything)
+        shares = [self._share(p, device, group) for divided in surgeries for p in divided.values()]
+        total = iter(distributed.add_up(shares, group))
+        return [{name: next(total) for name in divided} for divided in surgeries]
+
+    def _products(self, parameters: Sequence[Tensor]) -> Tensor:
+        """Returns the products of what this rank has of the rows."""
+        device = vectors.home(sharding.local(p).device for p in parameters)
+        return vectors.gramian(self._pieces(parameters), len(self.rows), device)
+
+    def _share(
+        self, parameters: Sequence[Tensor], device: torch.device, group: "ProcessGroup | None"
+    ) -> Tensor:
+        """Returns this rank's share of the products, where each rank that has an element has one of it."""
+        by_copies: dict[int, list[Tensor]] = {}
+        for parameter in parameters:
+            by_copies.setdefault(sharding.copies(parameter, distributed.ranks(group)), []).append(parameter)
+        total = torch.zeros(len(self.rows), len(self.rows), dtype=torch.float64, device=device)
+        for count, members in by_copies.items():
+            total += self._products(members).to(device) / count
+        return total
 
     def combine(self, parameters: Sequence[Tensor], *weights: Tensor) -> list[Row]:
         """Returns ``weightsᵀ J`` over these parameters, of one vector of weights or, at no new pass, two.
@@ -131,26 +162,6 @@ class TaskGradients:
         ]
         vectors.combine(self._pieces(parameters, *sums[1:]), *weights)
         return sums
-
-    def average(self, parameters: Sequence[Tensor], group: "ProcessGroup | None") -> None:
-        """Replaces the rows by their mean over the ranks, but for sharded parameters, whose rows are means.
-
-        A task that reaches a parameter on some ranks only has a zero gradient on the others.
-
-        Raises:
-            ValueError: If the ranks' tasks differ.
-        """
-        replicated = [p for p in parameters if not distributed.is_sharded(p)]
-        if not replicated:
-            return
-        reached = [p in row for row in self.rows.values() for p in replicated]
-        anywhere = distributed.agree(list(self.rows), reached, device=replicated[0].device, group=group)
-        flats = []
-        for k, row in enumerate(self.rows.values()):
-            for p, reaches in zip(replicated, anywhere[k * len(replicated) :], strict=False):
-                if reaches:
-                    flats.append(flat(row.setdefault(p, torch.zeros_like(p))))
-        distributed.average(flats, group)
 
     def sum(self, parameters: Sequence[Tensor], weights: Sequence[float], *, copy: bool = False) -> Row:
         """Returns the weighted sum of the rows, task by task as autograd would add them up.
@@ -180,7 +191,7 @@ class TaskGradients:
         pieces = []
         for parameter in parameters:
             piece: vectors.Piece = [row.get(parameter) for row in rows]
-            if parameter.is_complex() or distributed.is_sharded(parameter):
+            if parameter.is_complex() or sharding.is_sharded(parameter):
                 piece = [None if gradient is None else _real(gradient) for gradient in piece]
             if vectors.first(piece).numel():
                 pieces.append(piece)
@@ -194,7 +205,7 @@ def flat(gradient: Tensor) -> Tensor:
 
 def _real(gradient: Tensor) -> Tensor:
     """Returns a dense tensor, this rank's part of it, as a dense real one in the same memory."""
-    local = distributed.local(gradient)
+    local = sharding.local(gradient)
     return torch.view_as_real(vectors.flat(local)) if local.is_complex() else local
 
 

@@ -14,6 +14,7 @@ from .gradients import Row, TaskGradients
 from .optimizer import GradientSurgery
 from .options import check_option, factors
 from .projection import PCGrad
+from .replicas import average
 from .tasks import Losses, Task, autocast_of_now, differentiate, named_tasks
 from .wrapper import Closure, OptimizerWrapper, StateDict
 
@@ -199,5 +200,5 @@ class GSE(OptimizerWrapper):
                 (factor,) = factors(method.task_weights, [name])
                 total.take("sum", parameters, factor=factor)
         if distributed.ranks(method.process_group) > 1:
-            total.average(parameters, method.process_group)
+            average(total.rows, parameters, method.process_group)
         return total.rows["sum"]

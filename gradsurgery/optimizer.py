@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import distributed
+from . import distributed, sharding
 from .breakdown import Breakdown, checked_breakdown, divide
 from .conflicts import ConflictReport, add_up, report_on
 from .gradients import Row, TaskGradients
@@ -19,12 +19,14 @@ from .options import (
     Reduction,
     Scope,
     check_option,
+    checked_generator,
     checked_scope,
     checked_task_weights,
     factors,
     in_scope,
     parts,
 )
+from .replicas import Replicas
 from .tasks import Losses, check_positions, differentiate, gradients_set_aside, named_tasks
 from .wrapper import Closure, OptimizerWrapper, StateDict
 
@@ -47,8 +49,7 @@ class GradientSurgery(OptimizerWrapper):
         optimizer.step()
 
     Which task reaches a parameter is read from whether autograd made a gradient, not from its values. A
-    parameter that no task reaches keeps its ``.grad``. With more than one rank, see
-    :mod:`gradsurgery.distributed`.
+    parameter that no task reaches keeps its ``.grad``. For several ranks see :mod:`gradsurgery.replicas`.
 
     Args:
         optimizer: The optimizer that makes the update.
@@ -67,9 +68,9 @@ class GradientSurgery(OptimizerWrapper):
         breakdown: Divides the report by parts, at no second pass over the gradients: ``"group"`` by parameter
             group, a module by its children, or a mapping from names to parameters; parameters that are in
             none are the part ``"other"``.
-        generator: Source of the random choices, on the CPU; by default one of its own with torch's fixed
-            seed. It is part of the state_dict.
-        process_group: The ranks that hold replicas (default: all).
+        generator: Source of the random choices, on the CPU; by default one of its own. A state_dict has it.
+        process_group: The ranks that hold replicas, or parts of sharded parameters (default: all).
+        check_every: After how many backwards the ranks compare their parameters, lest they drift; 0 is never.
 
     Attributes:
         conflicts: The report of the last backward, None before it. Of weighted tasks, it shows the gradients
@@ -96,31 +97,27 @@ class GradientSurgery(OptimizerWrapper):
         breakdown: Breakdown | None = None,
         generator: torch.Generator | None = None,
         process_group: "ProcessGroup | None" = None,
+        check_every: int = 1000,
     ) -> None:
         super().__init__(optimizer)
         check_option("reduction", reduction, ("sum", "mean"))
         check_option("granularity", granularity, ("global", "group", "parameter"))
         check_option("nonfinite", nonfinite, ("pass", "raise"))
-        if generator is not None and generator.device.type != "cpu":
-            raise ValueError(
-                f"generator must be on the CPU, got one on {generator.device}: pass torch.Generator(), for"
-                " the order is drawn without waiting for a device"
-            )
-        distributed.refuse_flattened(self._parameters())
+        sharding.refuse_flattened(self._parameters())
         self.reduction = reduction
         self.scope = checked_scope(scope)
         self.granularity = granularity
         self.task_weights = None if task_weights is None else checked_task_weights(task_weights)
         self.nonfinite = nonfinite
         self.breakdown = checked_breakdown(breakdown)
-        self.generator = torch.Generator() if generator is None else generator
+        self.generator = checked_generator(generator)
         self.process_group = process_group
         self.conflicts: ConflictReport | None = None
         self.tasks: tuple[str, ...] = ()
         self.part = 0
         self._gradients = TaskGradients()
         self._operated = False
-        self._shares_generator = False
+        self._replicas = Replicas(process_group, check_every)
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Returns the weights of the task gradients in their sum.
@@ -212,8 +209,11 @@ class GradientSurgery(OptimizerWrapper):
         values: dict[str, Tensor | None] = {}
         finite = self.nonfinite == "raise"
         pending = sum(isinstance(task, Tensor) for task in tasks.values())
+        sharding.refuse_held_back(parameters)
+        names = [*gradients.rows, *tasks]
+        means = None if accumulate else self._replicas.begin(names, parameters, self.generator)
         # The forward of a loss is past, and its DistributedDataParallel would take the backward for its own.
-        hooks = distributed.ranks(self.process_group) == 1 or any(map(distributed.is_sharded, parameters))
+        hooks = distributed.ranks(self.process_group) == 1 or any(map(sharding.is_sharded, parameters))
         with gradients_set_aside(parameters), distributed.unsynchronized():
             for name, task in tasks.items():
                 pending -= isinstance(task, Tensor)
@@ -221,9 +221,11 @@ class GradientSurgery(OptimizerWrapper):
                     name, task, parameters, finite=finite, retain_graph=pending > 0, hooks=hooks
                 )
                 gradients.take(name, parameters)
+                if means:
+                    means.begin(name, gradients.rows[name])
+        if means:
+            means.finish(gradients.rows)
         if not accumulate:
-            if distributed.ranks(self.process_group) > 1:
-                gradients.average(parameters, self.process_group)
             gradients.check_reach()
         self._gradients = gradients
         return values
@@ -232,9 +234,6 @@ class GradientSurgery(OptimizerWrapper):
     def _operate(self, *, plain: bool = False) -> Row:
         """Combines the rows into ``.grad``, reports on them, and returns the plain sum if it is wanted."""
         gradients, self._gradients = self._gradients, TaskGradients()
-        if distributed.ranks(self.process_group) > 1 and not self._shares_generator:
-            distributed.share_generator(self.generator, self.process_group)
-            self._shares_generator = True
         self.tasks = tuple(gradients.rows)
         share = 1 / len(self.tasks) if self.reduction == "mean" else 1.0
         scale = torch.tensor(factors(self.task_weights, self.tasks), dtype=torch.float64)
@@ -243,13 +242,14 @@ class GradientSurgery(OptimizerWrapper):
         own = list(reached.keys() - set(members))
         total = gradients.sum(own, scale.tolist(), copy=True) if plain else {}
         combined = gradients.sum(own, (scale * share).tolist())
+        surgeries = parts(self.granularity, members, self.param_groups)
+        divided = [divide(self.breakdown, parameters, self.param_groups) for _, parameters in surgeries]
+        found = gradients.gramians(divided, self.process_group)
         gramians, weights = [], []
-        for index, parameters in parts(self.granularity, members, self.param_groups):
+        for (index, parameters), by_part in zip(surgeries, found, strict=True):
             self.part = index
-            divided = gradients.gramians(divide(self.breakdown, parameters, self.param_groups))
-            device = next(iter(divided.values())).device
-            scale = scale.to(device, non_blocking=True)
-            gramians.append({name: g * scale * scale.unsqueeze(1) for name, g in divided.items()})
+            scale = scale.to(next(iter(by_part.values())).device, non_blocking=True)
+            gramians.append({name: g * scale * scale.unsqueeze(1) for name, g in by_part.items()})
             weights.append(self._checked_weights(add_up(gramians[-1].values())) * share)
             sums = gradients.combine(parameters, *(weights[-1] * scale, scale)[: 1 + plain])
             for whole, some in zip((combined, total), sums, strict=False):
@@ -282,7 +282,7 @@ class GradientSurgery(OptimizerWrapper):
     def _load_own_state(self, state: StateDict) -> None:
         if "generator" in state:
             self.generator.set_state(state["generator"].cpu())
-        self._shares_generator = False
+        self._replicas.forget()
         self._gradients = TaskGradients()
         parameters = self._parameters()
         if "method" in state:

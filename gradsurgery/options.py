@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 Reduction: TypeAlias = Literal["sum", "mean"]
@@ -48,6 +49,20 @@ def checked_task_weights(task_weights: Mapping[str, float]) -> dict[str, float]:
                 " to leave a task out, leave it out of the losses"
             )
     return dict(task_weights)
+
+
+def checked_generator(generator: torch.Generator | None) -> torch.Generator:
+    """Returns the generator, by default a new one.
+
+    Raises:
+        ValueError: If it is not on the CPU.
+    """
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(
+            f"generator must be on the CPU, got one on {generator.device}: pass torch.Generator(), for the"
+            " order is drawn without waiting for a device"
+        )
+    return torch.Generator() if generator is None else generator
 
 
 def factors(task_weights: Mapping[str, float] | None, names: Iterable[str]) -> list[float]:

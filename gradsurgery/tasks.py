@@ -91,7 +91,7 @@ def differentiate(
         ValueError: If the loss is not one number with a graph, or not finite.
         RuntimeError: If a backward has freed its graph already.
     """
-    with _freed_graphs_explained(name, task):
+    with _graphs_explained(name, task):
         loss = task if isinstance(task, Tensor) else task()
         if loss is None:
             return None
@@ -165,10 +165,15 @@ def _check_loss(name: str, loss: object, *, finite: bool) -> None:
 
 
 @contextmanager
-def _freed_graphs_explained(name: str, task: Task) -> Iterator[None]:
+def _graphs_explained(name: str, task: Task) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if "mark a variable ready only once" in str(error):
+            raise RuntimeError(
+                f"the loss of task {name!r} must have its forward through DistributedDataParallel inside the"
+                " callable, got one from before: run it there, or pass the loss itself"
+            ) from error
         if "through the graph a second time" not in str(error):
             raise
         remedy = (

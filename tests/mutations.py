@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutations_of_distributed import DISTRIBUTED
 from tests.mutations_of_docs import DOCS
 from tests.mutations_of_embeddings import EMBEDDINGS
 from tests.mutations_of_example import EXAMPLE
@@ -66,7 +67,7 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(file, fragment, replacement, tuple(f"tests/{Path(file).parent.name}/{test}" for test in tests))
-    for area in (GRADSURGERY, PCGRAD, METHODS, SMARTREG, PROXIMAL, EMBEDDINGS, EXAMPLE, DOCS)
+    for area in (GRADSURGERY, PCGRAD, DISTRIBUTED, METHODS, SMARTREG, PROXIMAL, EMBEDDINGS, EXAMPLE, DOCS)
     for file, changes in area.items()
     for fragment, replacement, *tests in changes
 ]

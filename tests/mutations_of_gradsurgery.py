@@ -37,11 +37,6 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "if False:",
             "test_wrapper.py::test_a_checkpoint_in_the_middle_of_an_accumulation",
         ),
-        (
-            "gradients.average(parameters, self.process_group)",
-            "pass",
-            "test_distributed.py::test_ranks_train_as_one_process_on_the_joined_batch[replicas callables]",
-        ),
     ],
     "gradsurgery/options.py": [
         (
@@ -137,18 +132,6 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "torch.clear_autocast_cache()  #",
             "pass  #",
             "test_amp.py::test_the_second_gradient_is_evaluated_under_the_autocast_of_the_first",
-        ),
-    ],
-    "gradsurgery/distributed.py": [
-        (
-            "message.div_(ranks(group))",
-            "message",
-            "test_distributed.py::test_ranks_train_as_one_process_on_the_joined_batch[replicas callables]",
-        ),
-        (
-            "generator.set_state(states[0])",
-            "pass",
-            "test_distributed.py::test_ranks_train_as_one_process_on_the_joined_batch[replicas callables]",
         ),
     ],
     "gradsurgery/breakdown.py": [

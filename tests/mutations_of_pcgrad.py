@@ -29,7 +29,7 @@ PCGRAD: dict[str, list[tuple[str, ...]]] = {
             "test_gradients.py::test_memory_that_only_a_row_from_before_has_is_told_from_its_own",
         ),
         (
-            "if not _same_layout(local, distributed.local(parameter)):",
+            "if not _same_layout(local, sharding.local(parameter)):",
             "if False:",
             "test_gradients.py::test_rows_in_different_memory_layouts",
         ),

@@ -1,130 +1,207 @@
-"""Two ranks, each with half of every batch, against one process with the whole; in float64."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Ranks, each with its part of every batch, against one process with the whole: replicas, in float64."""
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from gradsurgery import PCGrad, distributed
-from tests.gradsurgery import ranks
+from tests.gradsurgery import joined
+from tests.gradsurgery.joined import check, pcgrad, seed_of
+from tests.gradsurgery.test_every_method import METHODS
 
-WORLD = 2
-
-pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """By rank, what each scenario of ranks.py left there."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(Path(ranks.__file__))]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(WORLD), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(WORLD)
-    ]
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=500)
-            assert process.returncode == 0, errors
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+WORLDS = [2, 4]
 
 
-def check(results, name, expected):
-    for rank in range(WORLD):
-        for mine, right in zip(results[rank][name], expected, strict=True):
-            torch.testing.assert_close(mine, right, rtol=1e-10, atol=1e-12)
+def sgd_around(name, module, seed):
+    method, options = METHODS[name]
+    inner = torch.optim.SGD(module.parameters(), lr=joined.LR, momentum=0.5, weight_decay=0.1)
+    return method(inner, generator=torch.Generator().manual_seed(seed), **options)
 
 
-SAME_TRAINING = [
-    *["ddp callables", "ddp bucket views callables", "ddp tensors", "ddp unused tensors"],
-    *["one head callables", "one head tensors", "replicas callables"],
-    *["fsdp callables", "fsdp tensors", "hsdp callables", "ddp accumulate", "fsdp accumulate"],
-    *["ddp gse recompute", "fsdp gse recompute", "ddp gse reuse"],
-]
+def with_method(rank, world, name):
+    data = joined.part_of(rank, world)
+    results = []
+    for make, kind in [(joined.ddp, "callables"), (joined.ddp, "tensors"), (joined.fsdp, "callables")]:
+        module = make()
+        results.append(joined.train(module, sgd_around(name, module, seed_of(rank)), data, kind=kind))
+    return results
 
 
-@pytest.mark.parametrize("name", SAME_TRAINING)
-def test_ranks_train_as_one_process_on_the_joined_batch(results, name):
-    module = ranks.OneHead() if name.startswith("one head") else ranks.Model()
-    if "gse" in name:
-        optimizer = ranks.adam_gse(module, second_update=name.split()[-1])
-    else:
-        optimizer = ranks.pcgrad(module)
-    expected = ranks.train(module, optimizer, ranks.batch, accumulate="accumulate" in name)
-    check(results, name, expected)
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", METHODS)
+def test_ranks_train_as_one_process_on_the_joined_batch(ranks, name, world):
+    module = joined.Model()
+    expected = joined.train(module, sgd_around(name, module, seed_of(0)), joined.batch)
+    for kind in zip(*ranks.run(with_method, world, name), strict=True):
+        check(kind, expected)
 
 
-def test_the_scenarios_can_tell_a_wrong_order_and_local_surgery():
-    """What they train depends on the order, and on the surgery."""
+def test_the_training_can_tell_a_wrong_order_and_local_surgery():
+    """What it ends with depends on the order, on the surgery, and on the whole batch."""
     trained = []
     for seed in (5, 77):
-        module = ranks.Model()
-        trained.append(ranks.train(module, ranks.pcgrad(module, seed), ranks.batch)[0])
-    module = ranks.Model()
-    trained.append(ranks.train(module, ranks.pcgrad(module, scope="all"), ranks.batch)[0])
-    module = ranks.Model()
-    trained.append(ranks.train(module, ranks.pcgrad(module), lambda s, k: ranks.batch(s, k, 0, WORLD))[0])
+        module = joined.Model()
+        trained.append(joined.train(module, pcgrad(module, seed), joined.batch)[0])
+    module = joined.Model()
+    trained.append(joined.train(module, pcgrad(module, scope="all"), joined.batch)[0])
+    module = joined.Model()
+    trained.append(joined.train(module, pcgrad(module), joined.part_of(0, 2))[0])
     for i, a in enumerate(trained):
         assert not any(torch.allclose(a, b, rtol=1e-6) for b in trained[:i])
 
 
-def test_a_callable_that_back_propagates_itself(results):
-    module = ranks.Model()
-    optimizer = ranks.pcgrad(module)
-    optimizer.backward(ranks.own_backward(module, ranks.batch))
-    check(results, "own backward", [p.grad for p in module.parameters()])
+def accumulating(ddp, optimizer, data):
+    """Accumulates inside no_sync, as a loop for DistributedDataParallel does."""
+    for step in range(joined.STEPS):
+        optimizer.zero_grad()
+        with ddp.no_sync():
+            tasks = {f"task{k}": joined.loss(ddp, data(10 + step, k), k) for k in range(joined.T)}
+            optimizer.backward(tasks, accumulate=True)
+            assert not ddp.require_backward_grad_sync
+        optimizer.backward(joined.tasks(ddp, data, step))
+        optimizer.step()
+    return [*joined.whole(ddp.parameters()), optimizer.conflicts.gramian, optimizer.conflicts.weights]
 
 
-def test_dtensors_replicated_and_sharded(results):
-    weight, x, factors = ranks.linear_problem()
-    w = nn.Parameter(weight)
-    optimizer = PCGrad(torch.optim.SGD([w], lr=1.0))
-    optimizer.backward([(x @ w * f).sum() for f in factors])
-    check(results, "dtensor", [w.grad, optimizer.conflicts.gramian] * 3)
-    assert optimizer.conflicts.conflict_rate > 0
+def in_ways(rank, world):
+    """Returns by way, for the model it is of, what this rank's parameters become."""
+    data, seed = joined.part_of(rank, world), seed_of(rank)
+    results = {}
+    for name, module, kind in [
+        ("bucket views", joined.ddp(gradient_as_bucket_view=True), "callables"),
+        ("find unused", joined.ddp(find_unused_parameters=True), "tensors"),
+        ("static graph", joined.ddp(static_graph=True), "tensors"),
+        ("no wrapper", joined.Model(), "callables"),
+        ("one head callables", joined.ddp(joined.OneHead), "callables"),
+        ("one head tensors", joined.ddp(joined.OneHead), "tensors"),
+    ]:
+        results[name] = joined.train(module, pcgrad(module, seed), data, kind=kind)
+        assert getattr(module, "require_backward_grad_sync", True)  # put back
+    for granularity in ("group", "parameter"):
+        module = joined.ddp()
+        results[granularity] = joined.train(module, pcgrad(module, seed, granularity=granularity), data)
+    module = joined.ddp()
+    results["accumulate"] = joined.train(module, pcgrad(module, seed), data, accumulate=True)
+    module = joined.ddp()
+    results["accumulate no_sync"] = accumulating(module, pcgrad(module, seed), data)
+    for second in ("recompute", "reuse"):
+        module = joined.ddp()
+        optimizer = joined.adam_gse(module, seed, second_update=second)
+        results[f"gse {second}"] = joined.train(module, optimizer, data, accumulate=second == "reuse")
+    return results
 
 
-def test_a_parameter_reached_on_one_rank_only(results):
-    module = ranks.Branching(0)
-    optimizer = ranks.pcgrad(module)
-    tasks = [lambda k=k: ranks.loss(module, ranks.batch(0, k), k) for k in range(2)]
-    optimizer.backward([*tasks, lambda: ranks.branching_loss(module, 0, WORLD)])
-    check(results, "branching", [p.grad for p in module.parameters()])
+@pytest.fixture(scope="module", params=WORLDS)
+def ways(ranks, request):
+    return ranks.run(in_ways, request.param)
 
 
-def test_other_tasks_on_another_rank_are_refused(results):
-    for rank, names in enumerate((["a", "b"], ["b", "a"])):
-        message = f"the same tasks in the same order on every rank, got {names} on rank {rank}"
-        assert message in results[rank]["other tasks"]
+@pytest.mark.parametrize(
+    "way",
+    [
+        *["bucket views", "find unused", "static graph", "no wrapper", "one head callables"],
+        *["one head tensors", "group", "parameter", "accumulate", "accumulate no_sync"],
+        *["gse recompute", "gse reuse"],
+    ],
+)
+def test_however_the_model_is_wrapped_and_the_step_made(ways, way):
+    module = joined.OneHead() if way.startswith("one head") else joined.Model()
+    options = {"granularity": way} if way in ("group", "parameter") else {}
+    optimizer = pcgrad(module, **options)
+    if way.startswith("gse"):
+        optimizer = joined.adam_gse(module, second_update=way.split()[1])
+    accumulate = way.startswith("accumulate") or way == "gse reuse"
+    check(
+        [found[way] for found in ways], joined.train(module, optimizer, joined.batch, accumulate=accumulate)
+    )
 
 
-def test_a_group_of_one_rank_averages_nothing(results):
-    module = ranks.Model()
-    expected = ranks.train(module, ranks.pcgrad(module), ranks.batch)
-    for mine, right in zip(results[0]["alone"], expected, strict=True):
-        assert torch.equal(mine, right)
+def own_backward(module, data):
+    """Returns tasks that back-propagate by themselves, in two parts, and return None."""
+
+    def task(k):
+        def back_propagate():
+            (0.25 * joined.loss(module, data(0, k), k)).backward()
+            (0.75 * joined.loss(module, data(0, k), k)).backward()
+
+        return back_propagate
+
+    return [task(k) for k in range(joined.T)]
 
 
-def test_flattened_parameters_are_refused():
-    layer = nn.Linear(2, 2)
-    layer.weight._fsdp_flattened = True
-    with pytest.raises(ValueError, match=r"got flattened ones of FullyShardedDataParallel: .*fully_shard"):
-        PCGrad(torch.optim.SGD(layer.parameters(), lr=1.0))
+class Branching(joined.Model):
+    """From the second step on, task 2 reaches its head on the last rank alone, and task 0 no head at all."""
+
+    def forward(self, x, k, *, step, is_last):
+        if step > 0 and (k == 0 or (k == 2 and not is_last)):
+            return torch.tanh(self.trunk(x)).sum(1, keepdim=True)
+        return super().forward(x, k)
+
+
+def branching(model, parts, world):
+    """Trains on the parts of the ranks given, of so many in all; their losses are averaged."""
+    optimizer = pcgrad(model, seed_of(parts[0]))
+    gradients = []
+
+    def task(step, k):
+        losses = []
+        for rank in parts:
+            x, y, weight = joined.batch(step, k, rank, world)
+            losses.append(
+                weight * nn.functional.mse_loss(model(x, k, step=step, is_last=rank == world - 1), y)
+            )
+        return sum(losses) / len(losses)
+
+    for step in range(3):
+        optimizer.zero_grad()
+        optimizer.backward([lambda k=k, step=step: task(step, k) for k in range(joined.T)])
+        gradients.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
+        optimizer.step()
+    return gradients
+
+
+def in_one_backward(rank, world):
+    module = joined.ddp()
+    optimizer = pcgrad(module, seed_of(rank))
+    optimizer.backward(own_backward(module, joined.part_of(rank, world)))
+    assert module.module.unused.weight.grad is None
+    own = [p.grad for p in module.parameters() if p.grad is not None]
+    alone = None
+    group = torch.distributed.new_group([0])
+    if rank == 0:
+        module = joined.Model()
+        alone = joined.train(module, pcgrad(module, process_group=group), joined.batch)
+    return own, branching(Branching(), [rank], world), alone
+
+
+@pytest.fixture(scope="module")
+def backwards(ranks):
+    return ranks.run(in_one_backward, 2)
+
+
+def test_a_callable_that_back_propagates_itself(backwards):
+    module = joined.Model()
+    pcgrad(module).backward(own_backward(module, joined.batch))
+    expected = [p.grad for p in module.parameters() if p.grad is not None]
+    check([own for own, _, _ in backwards], expected)
+
+
+def test_a_parameter_reached_on_one_rank_only_or_no_longer(backwards):
+    expected = branching(Branching(), [0, 1], 2)
+    assert sum(g is None for g in expected[0]) < sum(g is None for g in expected[1])
+    for _, found, _ in backwards:
+        for mine, right in zip(found, expected, strict=True):
+            assert [g is None for g in mine] == [g is None for g in right]
+            check([[g for g in mine if g is not None]], [g for g in right if g is not None])
+
+
+def test_a_group_of_one_rank_averages_nothing(backwards):
+    module = joined.Model()
+    expected = joined.train(module, pcgrad(module), joined.batch)
+    assert all(map(torch.equal, backwards[0][2], expected))
 
 
 def test_without_a_process_group_there_is_one_rank():
     assert distributed.ranks(None) == 1
-    tensor = torch.ones(2)
-    assert distributed.local(tensor) is tensor
-    assert distributed.by_shard_groups([tensor]) == {(): [tensor]}
+    layer = nn.Linear(2, 2)
+    assert PCGrad(torch.optim.SGD(layer.parameters(), lr=1.0))._replicas.begin(["a"], [], None) is None

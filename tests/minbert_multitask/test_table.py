@@ -47,7 +47,9 @@ def test_the_papers_overall_scores_follow_from_its_others():
 def test_the_paper_has_the_thirteen_rows_that_experiments_ascribe_to_it():
     assert list(PAPER) == [row.name for row in EXPERIMENTS.values() if row.group == "paper"]
     assert [row for row, scores in PAPER.items() if scores is None] == ["smart-gse"]
-    assert set(PAPER_TEST) == {row.name for row in EXPERIMENTS.values() if row.epoch_multiple == 3 and row.name in PAPER}
+    assert set(PAPER_TEST) == {
+        row.name for row in EXPERIMENTS.values() if row.epoch_multiple == 3 and row.name in PAPER
+    }
 
 
 def test_each_line_has_the_runs_scores_and_the_papers():

@@ -1,0 +1,59 @@
+"""Wrong versions of what keeps the ranks alike: by file, what is there, what is put there, the tests."""
+
+_JOINED = "test_distributed.py::test_ranks_train_as_one_process_on_the_joined_batch[PCGrad-2]"
+_REFUSED = "test_replicas.py::test_what_differs_between_ranks_is_refused_on_each"
+_BRANCHES = "test_distributed.py::test_a_parameter_reached_on_one_rank_only_or_no_longer"
+
+DISTRIBUTED = {
+    "gradsurgery/replicas.py": [
+        ("distributed.share_generator(generator, self._group)", "pass", _JOINED),
+        ("self._means.begin([", "list([", _JOINED),
+        ("bytes(generator.get_state().tolist())", "None", _REFUSED),
+        (
+            "self._check_every > 0 and self._backwards % self._check_every == 0",
+            "False",
+            "test_replicas.py::test_a_drift_is_told_at_the_interval",
+        ),
+        ("row.pop(parameter, None)", "pass", _BRANCHES),
+        ("[r and not s for r, s in", "[False for r, s in", _BRANCHES),
+        (
+            "if len(known) == len(self._parameters):",
+            "if False:",
+            "test_replicas.py::test_a_row_is_under_way_while_the_next_task_runs_and_the_order_takes_no_message",
+        ),
+    ],
+    "gradsurgery/distributed.py": [
+        ("message.div_(share)", "message", _JOINED),
+        ("highest == -lowest for", "True for", _REFUSED),
+        ("            if module.static_graph:", "            if False:", _REFUSED),
+    ],
+    "gradsurgery/sharding.py": [
+        (
+            "if not placement.is_replicate()",
+            "if True",
+            "test_sharding.py::test_however_the_model_is_sharded_and_the_step_made",
+        ),
+        (
+            "if is_sharded(gradient) and gradient.placements",
+            "if False and gradient.placements",
+            "test_sharding.py::test_dtensors_replicated_and_sharded_unevenly",
+        ),
+        (
+            "held_back = not (group.reduce_grads and group.all_reduce_grads)",
+            "held_back = False",
+            "test_sharding.py::test_what_cannot_be_right_is_refused_on_each_rank",
+        ),
+        (
+            "        return ranks\n",
+            "        return 1\n",
+            "test_sharding.py::test_however_the_model_is_sharded_and_the_step_made",
+        ),
+    ],
+    "gradsurgery/gradients.py": [
+        (
+            "iter(distributed.add_up(shares, group))",
+            "iter([distributed.add_up([s], group)[0] for s in shares])",
+            "test_sharding.py::test_one_message_of_T_by_T_numbers_adds_up_the_products",
+        ),
+    ],
+}
