@@ -3,8 +3,8 @@
 GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
     "gradsurgery/optimizer.py": [
         (  # a wait for the device
-            "scale = scale.to(device, non_blocking=True)",
-            "scale = scale * float(next(iter(divided.values())).sum() == 0) + scale",
+            "scale = scale.to(next(iter(by_part.values())).device, non_blocking=True)",
+            "scale = scale * float(next(iter(by_part.values())).sum() == 0) + scale",
             "test_device.py::test_the_methods_that_wait_are_those_that_say_so[PCGrad]",
         ),
         (
