@@ -1,4 +1,4 @@
-"""The command line: ``minbert list | train | evaluate | predict | table | figures | demo``."""
+"""The command line: ``minbert`` and its commands, each with its options."""
 
 import argparse
 import os
@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 
 from . import commands
+from .protocol import SCHEDULES, SEEDS
 from .settings import DEVICES, PRECISIONS, Settings
 
 _DEFAULTS = {field.name: field.default for field in fields(Settings)}
@@ -100,6 +101,39 @@ def _parser() -> argparse.ArgumentParser:
         "--discard-model", action="store_true", help="keep scores and predictions, not the weights"
     )
     _add_settings(train)
+
+    reproduce = add(
+        "reproduce",
+        commands.reproduce,
+        "Run the rows and seeds of PROTOCOL.md that have no record yet, and judge the claims.",
+    )
+    reproduce.add_argument("rows", nargs="*", default=["all"], metavar="ROW", help="default: all")
+    reproduce.add_argument("--data", required=True, metavar="DIR", help="a folder with the handout's files")
+    reproduce.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/reproduction"),
+        help="folder of the runs (default: %(default)s)",
+    )
+    reproduce.add_argument(
+        "--records", type=Path, default=Path("records"), help="folder of what is kept (default: %(default)s)"
+    )
+    reproduce.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="default: the protocol's"
+    )
+    reproduce.add_argument(
+        "--jobs", type=int, default=1, help="rows trained at a time (default: %(default)s)"
+    )
+    reproduce.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="cpu",
+        help="the protocol's, or the paper's in full (default: %(default)s)",
+    )
+
+    findings = add("findings", commands.print_findings, "Judge the protocol's claims by a folder of records.")
+    findings.add_argument("records", type=Path, metavar="RECORDS", help="what `reproduce` kept")
+    findings.add_argument("--data", required=True, type=Path, metavar="DIR", help="the data of the runs")
 
     for name, command, what in (
         (

@@ -4,14 +4,15 @@ from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
 
-from . import figures, table
-from .data import load
+from . import figures, findings, records, reproduction, table
+from .data import SPLITS, load
 from .evaluate import METRICS, score
 from .experiments import EXPERIMENTS, Experiment, select
 from .inference import predict_split
 from .inputs import DataSource, Inputs
 from .parallel import run_all
 from .prediction_files import read_predictions, write_predictions
+from .protocol import SCHEDULES
 from .results import collect, write_summary
 from .run_folder import PREDICTIONS, REQUEST, FinishedRun, Job
 from .settings import Settings
@@ -108,6 +109,41 @@ def demo(options: Namespace) -> None:
     _show(out)
 
 
+def reproduce(options: Namespace) -> None:
+    """Runs what has no record yet of the reproduction, and prints the table and the findings."""
+    found = reproduction.reproduce(
+        select(options.rows),
+        DataSource.find(options.data, options.out),
+        runs=options.out,
+        kept=options.records,
+        seeds=options.seeds,
+        settings=SCHEDULES[options.schedule],
+        processes=_positive(options.jobs),
+    )
+    results = [record.result for record in found]
+    print(table.text_table(results))
+    print()
+    for path in [
+        *write_summary(results, options.records),
+        *figures.draw(results, options.records / "figures"),
+    ]:
+        print(path)
+    print_findings(Namespace(records=options.records, data=Path(options.data)))
+
+
+def print_findings(options: Namespace) -> None:
+    """Prints the verdict on every claim, and writes them beside the records."""
+    found = findings.findings(records.load(options.records), load(options.data, splits=SPLITS))
+    print(findings.markdown(found))
+    findings.save(found, options.records / "findings.json")
+
+
+def _positive(jobs: int) -> int:
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    return jobs
+
+
 def _run(
     rows: list[Experiment],
     settings: Settings,
@@ -118,8 +154,6 @@ def _run(
     resume: bool = False,
     keep_model: bool,
 ) -> None:
-    if processes < 1:
-        raise ValueError(f"jobs must be at least 1, got {processes}")
     inputs = Inputs.load(source, settings.weights)
     jobs = [
         Job(
@@ -132,7 +166,7 @@ def _run(
         )
         for row in rows
     ]
-    run_all(jobs, inputs, processes=processes)
+    run_all(jobs, inputs, processes=_positive(processes))
 
 
 def _show(out: Path) -> None:

@@ -126,7 +126,7 @@ def score(predictions: Predictions, *, resamples: int = _RESAMPLES, seed: int = 
     Raises:
         ValueError: If a task is missing, empty or without labels, or resamples is not positive.
     """
-    values, resampled = _score_all([predictions], resamples, seed)
+    values, resampled = resampled_scores([predictions], resamples=resamples, seed=seed)
     constant = {task: _is_constant(predictions[task].predicted) for task in TASKS}
     constant["overall"] = any(constant.values())
     return _scores({m: values[m][0] for m in METRICS}, {m: resampled[m][0] for m in METRICS}, constant)
@@ -143,12 +143,7 @@ def paired_bootstrap(
     Raises:
         ValueError: If the two do not predict the same examples, or as :func:`score` does.
     """
-    for task in TASKS:
-        if task in a and task in b and a[task].ids != b[task].ids:
-            raise ValueError(
-                f"a and b must predict the same {task} examples in one order; read both from one data set"
-            )
-    values, resampled = _score_all([a, b], resamples, seed)
+    values, resampled = resampled_scores([a, b], resamples=resamples, seed=seed)
     constant = {t: _is_constant(a[t].predicted) or _is_constant(b[t].predicted) for t in TASKS}
     constant["overall"] = any(constant.values())
     return _scores(
@@ -156,6 +151,44 @@ def paired_bootstrap(
         {m: resampled[m][0] - resampled[m][1] for m in METRICS},
         constant,
     )
+
+
+def resampled_scores(
+    several: Sequence[Predictions], *, resamples: int = _RESAMPLES, seed: int = _SEED
+) -> tuple[dict[str, list[float]], dict[str, list[Array]]]:
+    """Returns by metric the score of each of several predictions, and those of resampled examples, ``(S,)``.
+
+    All are resampled by the same examples. The arguments are otherwise as in :func:`score`.
+
+    Raises:
+        ValueError: If they do not predict the same examples, or as :func:`score` does.
+    """
+    for task in TASKS:
+        if len({predictions[task].ids for predictions in several if task in predictions}) > 1:
+            raise ValueError(
+                f"all must predict the same {task} examples in one order; read them from one data set"
+            )
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    values: dict[str, list[float]] = {}
+    resampled: dict[str, list[Array]] = {}
+    for task in TASKS:
+        metric = pearson if task == "sts" else accuracy
+        pairs = [_labelled(predictions, task) for predictions in several]
+        values[task] = [float(metric(predicted, gold)) for predicted, gold in pairs]
+        size = len(pairs[0][0])
+        generator = np.random.default_rng([seed, TASKS.index(task)])
+        chunks: list[list[Array]] = [[] for _ in pairs]
+        rows = max(1, _CHUNK // size)
+        for start in range(0, resamples, rows):
+            chosen = generator.integers(0, size, (min(rows, resamples - start), size))
+            for chunk, (predicted, gold) in zip(chunks, pairs, strict=True):
+                chunk.append(metric(predicted[chosen], gold[chosen]))
+        resampled[task] = [np.concatenate(chunk) for chunk in chunks]
+    each = range(len(several))
+    values["overall"] = [float(overall(*(values[task][i] for task in TASKS))) for i in each]
+    resampled["overall"] = [np.asarray(overall(*(resampled[task][i] for task in TASKS))) for i in each]
+    return values, resampled
 
 
 def constant_scores(gold: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -182,33 +215,6 @@ def _standardized(values: Array) -> Array:
 
 def _is_constant(predicted: Array) -> bool:
     return not _standardized(predicted).any()
-
-
-def _score_all(
-    several: Sequence[Predictions], resamples: int, seed: int
-) -> tuple[dict[str, list[float]], dict[str, list[Array]]]:
-    """Returns by metric the score of each of several predictions, and its resampled scores ``(S,)``."""
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    values: dict[str, list[float]] = {}
-    resampled: dict[str, list[Array]] = {}
-    for task in TASKS:
-        metric = pearson if task == "sts" else accuracy
-        pairs = [_labelled(predictions, task) for predictions in several]
-        values[task] = [float(metric(predicted, gold)) for predicted, gold in pairs]
-        size = len(pairs[0][0])
-        generator = np.random.default_rng([seed, TASKS.index(task)])
-        chunks: list[list[Array]] = [[] for _ in pairs]
-        rows = max(1, _CHUNK // size)
-        for start in range(0, resamples, rows):
-            chosen = generator.integers(0, size, (min(rows, resamples - start), size))
-            for chunk, (predicted, gold) in zip(chunks, pairs, strict=True):
-                chunk.append(metric(predicted[chosen], gold[chosen]))
-        resampled[task] = [np.concatenate(chunk) for chunk in chunks]
-    each = range(len(several))
-    values["overall"] = [float(overall(*(values[task][i] for task in TASKS))) for i in each]
-    resampled["overall"] = [np.asarray(overall(*(resampled[task][i] for task in TASKS))) for i in each]
-    return values, resampled
 
 
 def _labelled(predictions: Predictions, task: str) -> tuple[Array, Array]:

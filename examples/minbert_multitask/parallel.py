@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
+from pathlib import Path
 
 import torch
 
@@ -18,13 +19,22 @@ from .run import run
 from .run_folder import Job
 
 
-def run_all(jobs: list[Job], inputs: Inputs, *, processes: int) -> list[RunResult]:
+def run_all(
+    jobs: list[Job],
+    inputs: Inputs,
+    *,
+    processes: int,
+    in_order: bool = False,
+    ended: Callable[[Job, RunResult], None] = lambda job, result: None,
+) -> list[RunResult]:
     """Runs every job and returns their results in the jobs' order.
 
     Args:
         jobs: The jobs; each has a folder of its own.
         inputs: The data and the weights, which all jobs share.
         processes: How many jobs run at a time; one job at a time runs in this process.
+        in_order: Begin them in their order, and not the longest first, which ends sooner.
+        ended: Called with each job that has ended, as it ends.
 
     Raises:
         ValueError: If a job's folder, settings or weights are at fault.
@@ -36,11 +46,23 @@ def run_all(jobs: list[Job], inputs: Inputs, *, processes: int) -> list[RunResul
         job.claim(inputs)
     with Bars({job.folder.name: job.iterations for job in jobs}) as bars:
         if processes == 1 or len(jobs) == 1:
-            return [run(job, inputs, bars.show) for job in jobs]
-        return _run_in_processes(jobs, inputs, bars, processes)
+            results = []
+            for job in jobs:
+                results.append(run(job, inputs, bars.show))
+                ended(job, results[-1])
+            return results
+        queue = jobs if in_order else sorted(jobs, key=_cost, reverse=True)
+        found: dict[Path, RunResult] = {}
+        for job, result in _run_in_processes(queue, inputs, bars, processes):
+            ended(job, result)
+            found[job.folder] = result
+        return [found[job.folder] for job in jobs]
 
 
-def _run_in_processes(jobs: list[Job], inputs: Inputs, bars: Bars, processes: int) -> list[RunResult]:
+def _run_in_processes(
+    jobs: list[Job], inputs: Inputs, bars: Bars, processes: int
+) -> Iterator[tuple[Job, RunResult]]:
+    """Yields the jobs with their results as they end."""
     # A fork would copy torch's threads in the middle of their work.
     context = multiprocessing.get_context("spawn")
     events: Queue[Event | None] = context.Queue()
@@ -51,15 +73,14 @@ def _run_in_processes(jobs: list[Job], inputs: Inputs, bars: Bars, processes: in
             ProcessPoolExecutor(processes, context, _prepare_process, (inputs, events, threads)) as pool,
             _ending_on_error(pool),
         ):
-            longest_first = sorted(jobs, key=_cost, reverse=True)
-            futures = {pool.submit(_run_in_process, job): job.folder for job in longest_first}
-            results = {futures[future]: future.result() for future in as_completed(futures)}
+            futures = {pool.submit(_run_in_process, job): job for job in jobs}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "a process that trained a row was killed, perhaps for want of memory; "
             "go on with --resume and fewer --jobs"
         ) from error
-    return [results[job.folder] for job in jobs]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from .inputs import Inputs
 from .model import MultitaskModel
 from .prediction_files import write_predictions
 from .progress import Event, Report
-from .results import DataInfo, RunResult, WeightsInfo
+from .results import DataInfo, Epoch, RunResult, WeightsInfo
 from .run_folder import CHECKPOINT, PREDICTIONS, RESULT, Job, save_model
 from .settings import Settings
 from .train import Trainer
@@ -86,6 +86,7 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
         seconds=training_seconds,
         peak_memory_bytes=peak,
     )
+    job.log(f"ended: best epoch {result.best_epoch}, peak memory {peak / 1e6:.0f} MB")
     result.save(job.folder / RESULT)
     (job.folder / CHECKPOINT).unlink(missing_ok=True)
     _report(job, report, job.iterations, f"dev overall {result.dev.overall.value:.3f}", last=True)
@@ -94,6 +95,7 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
 
 def _train(trainer: Trainer, job: Job) -> None:
     path = job.folder / CHECKPOINT
+    begun = "begun"
     if job.resume and path.exists():
         try:
             trainer.load_state_dict(checkpoint.load(path))
@@ -101,7 +103,27 @@ def _train(trainer: Trainer, job: Job) -> None:
             raise ValueError(
                 f"{path} is another version's checkpoint ({error}); delete it to begin anew"
             ) from error
-    trainer.train(save=lambda: checkpoint.save(trainer.state_dict(), path))
+        begun = f"resumed at epoch {trainer.epoch}, iteration {trainer.iteration}"
+    versions = ", ".join(f"{name} {value}" for name, value in _versions(job.settings).items())
+    job.log(f"{begun}: {job.experiment.name}, seed {job.settings.seed}; {versions}")
+
+    def save() -> None:
+        checkpoint.save(trainer.state_dict(), path)
+        if trainer.iteration == 0:
+            job.log(_in_words(trainer.epochs[-1]))
+
+    trainer.train(save)
+
+
+def _in_words(epoch: Epoch) -> str:
+    losses, scores = (
+        " ".join(f"{name} {value:.4f}" for name, value in values.items())
+        for values in (epoch.train_loss, epoch.dev)
+    )
+    return (
+        f"epoch {epoch.epoch}: {epoch.iterations} iterations, train loss {losses}, dev {scores}, "
+        f"{epoch.seconds:.0f} s since the start"
+    )
 
 
 def _report(job: Job, report: Report, done: int, note: str, *, last: bool = False) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from .tokenizer import Tokenizer
 from .train import epoch_iterations
 from .zero_shot import zero_shot
 
-REQUEST, CHECKPOINT, PREDICTIONS, RESULT = "run.json", "checkpoint.pt", "predictions", "result.json"
+REQUEST, CHECKPOINT, LOG = "run.json", "checkpoint.pt", "log.txt"
+PREDICTIONS, RESULT = "predictions", "result.json"
 _MODEL, _HEADS = "model", "heads.safetensors"
 
 
@@ -81,6 +83,16 @@ class Job:
                 stale.unlink(missing_ok=True)
         request = {**self._request(inputs), "data_folder": str(self.source.folder.resolve())}
         write_atomically(self.folder / REQUEST, json.dumps(request, indent=1) + "\n")
+
+    def log(self, what: str) -> None:
+        """Adds a line to the run's log, with the time (UTC).
+
+        Raises:
+            OSError: If the disk is full or read-only.
+        """
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(f"{now}  {what}\n")
 
     def _request(self, inputs: Inputs) -> dict[str, Any]:
         """Returns what decides the result, by which a resumed run is recognised."""

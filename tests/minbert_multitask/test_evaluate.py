@@ -260,7 +260,7 @@ def test_the_seed_decides_the_interval_and_nothing_else():
 
 def test_tasks_are_resampled_independently():
     same = named([0, 1, 1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 1, 1, 1, 1])
-    values = evaluate._score_all([dict.fromkeys(TASKS, same)], 1000, 0)[1]
+    values = evaluate.resampled_scores([dict.fromkeys(TASKS, same)], seed=0)[1]
     assert abs(np.corrcoef(values["sst"][0], values["qqp"][0])[0, 1]) < 0.1
 
 
@@ -377,7 +377,7 @@ def test_what_cannot_be_scored_is_refused():
 def test_predictions_for_different_examples_are_not_compared():
     a = random_predictions(0)
     b = {**a, "qqp": replace(a["qqp"], ids=a["qqp"].ids[::-1])}
-    with pytest.raises(ValueError, match="a and b must predict the same qqp examples in one order"):
+    with pytest.raises(ValueError, match="all must predict the same qqp examples in one order"):
         paired_bootstrap(a, b)
     with pytest.raises(ValueError, match="predictions must cover"):
         paired_bootstrap({}, {})

@@ -1,0 +1,139 @@
+"""What the runs say of each claim: a paired difference, its interval over examples and seeds, a verdict."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from .data import Dataset
+from .evaluate import Predictions, resampled_scores
+from .files import write_atomically
+from .protocol import CLAIMS, Claim
+from .records import Record, by_row, common_seeds
+from .typed_json import to_plain
+
+CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "cannot be told at this size"
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one row scores than another.
+
+    Attributes:
+        value: The mean over seeds of the paired difference.
+        low: The lower end of its 95 % interval, over examples and seeds; -inf of a single seed.
+        high: The upper end.
+        seeds: How many seeds both rows have.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+
+
+def difference(pairs: Sequence[tuple[Predictions, Predictions]], metric: str) -> Difference:
+    """Returns how much higher the first of each pair scores than the second, each pair being of one seed.
+
+    Two errors add up. That of the examples is the standard deviation of the mean difference over resampled
+    dev sets, the same ones for all seeds and both rows: what is common to both cancels. That of the seeds is
+    the standard deviation of the differences over seeds, by the root of their number. The interval is
+    Student's t, its degrees of freedom Welch and Satterthwaite's, with the examples' taken as infinite.
+
+    Args:
+        pairs: By seed, the predictions of both rows for the same examples, with labels.
+        metric: What is compared.
+
+    Raises:
+        ValueError: If there is no pair, or the predictions have no labels.
+    """
+    if not pairs:
+        raise ValueError("pairs must hold the predictions of one seed at least, got none")
+    values, resampled = resampled_scores([predictions for pair in pairs for predictions in pair])
+    each = np.subtract(values[metric][::2], values[metric][1::2])  # (seeds,)
+    means = np.mean(
+        [a - b for a, b in zip(resampled[metric][::2], resampled[metric][1::2], strict=True)], axis=0
+    )
+    value, count = float(each.mean()), len(pairs)
+    if count == 1:
+        return Difference(value, -math.inf, math.inf, count)
+    of_examples, of_seeds = float(means.var(ddof=1)), float(each.var(ddof=1)) / count
+    variance = of_examples + of_seeds
+    freedom = (count - 1) * (variance / of_seeds) ** 2 if of_seeds else math.inf
+    half = float(stats.t.ppf((1 + _LEVEL) / 2, freedom)) * variance**0.5
+    return Difference(value, value - half, value + half, count)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the runs say of a claim.
+
+    Attributes:
+        claim: The claim.
+        difference: Between its two rows.
+        verdict: Confirmed where the whole interval is on the claimed side of 0, refuted where it is on the
+            other, and otherwise undecided.
+    """
+
+    claim: Claim
+    difference: Difference
+    verdict: str
+
+
+def judge(claim: Claim, found: Difference) -> Finding:
+    """Returns the verdict on a claim."""
+    low, high = sorted((claim.sign * found.low, claim.sign * found.high))
+    verdict = CONFIRMED if low > 0 else REFUTED if high < 0 else UNDECIDED
+    return Finding(claim, found, verdict)
+
+
+def findings(records: Iterable[Record], dataset: Dataset, claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
+    """Judges every claim whose two rows have a seed in common.
+
+    Args:
+        records: Of all rows and seeds.
+        dataset: The data that they were scored on.
+        claims: What is claimed.
+
+    Raises:
+        ValueError: If a record is of other data or at fault.
+    """
+    rows = by_row(records)
+    found = []
+    for claim in claims:
+        row, reference = rows.get(claim.row, {}), rows.get(claim.reference, {})
+        seeds = common_seeds(row, reference)
+        if seeds:
+            pairs = [(row[seed].dev(dataset), reference[seed].dev(dataset)) for seed in seeds]
+            found.append(judge(claim, difference(pairs, claim.metric)))
+    return found
+
+
+def markdown(found: Sequence[Finding]) -> str:
+    """Returns the findings as a table, the paper's claims first."""
+    lines = [
+        "| claim | difference in | value | 95 % interval | seeds | verdict |",
+        "| :-- | :-- | --: | :-: | --: | :-- |",
+    ]
+    for finding in sorted(found, key=lambda finding: not finding.claim.in_paper):
+        claim, measured = finding.claim, finding.difference
+        compared = f"{claim.metric}: {claim.row} − {claim.reference}"
+        whose = "" if claim.in_paper else " (ours)"
+        interval = "none of one seed"
+        if math.isfinite(measured.low):
+            interval = f"{measured.low:+.3f} to {measured.high:+.3f}"
+        lines.append(
+            f"| {claim.text}{whose} | {compared} | {measured.value:+.3f} | {interval} | {measured.seeds} "
+            f"| {finding.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def save(found: Sequence[Finding], path: Path) -> None:
+    """Writes the findings as JSON."""
+    write_atomically(path, json.dumps(to_plain(list(found)), indent=1, allow_nan=False) + "\n")

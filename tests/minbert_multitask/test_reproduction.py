@@ -1,0 +1,258 @@
+"""The reproduction: its protocol in prose and code, its one command, its statistics, its records."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import minbert_multitask
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from minbert_multitask import findings, parallel, protocol, records, reproduction
+from minbert_multitask.evaluate import METRICS, TaskPredictions
+from minbert_multitask.experiments import EXPERIMENTS, select
+from minbert_multitask.inputs import DataSource
+from minbert_multitask.protocol import CLAIMS, SEEDS, SETTINGS, Claim
+from minbert_multitask.records import Record
+from scipy import stats
+
+PROSE = (Path(minbert_multitask.__file__).parent / "PROTOCOL.md").read_text(encoding="utf-8")
+
+# The protocol
+
+
+def test_the_protocol_says_in_prose_what_it_says_in_code():
+    assert f"{SETTINGS.epochs} epochs of {SETTINGS.iterations} iterations" in PROSE
+    assert f"3 epochs of {3 * SETTINGS.iterations}" in PROSE
+    assert f"Batch {SETTINGS.batch_size} a task, AdamW with lr 1e-4, {SETTINGS.precision}" in PROSE
+    assert SETTINGS.lr == 1e-4
+    assert SETTINGS.packed
+    assert f"**Seeds**: {', '.join(map(str, SEEDS))}." in PROSE
+    assert f"of {len(CLAIMS)} claims" in PROSE
+
+
+def test_the_protocol_has_what_was_asked_of_it():
+    assert SETTINGS.layers is None
+    assert SETTINGS.epochs * SETTINGS.iterations >= 300
+    assert len(set(SEEDS)) >= 3
+    assert {row.name for row in protocol.rows()} >= {row.name for row in select(["paper"])}
+
+
+def test_claims_are_about_rows_that_there_are_and_differ():
+    for claim in CLAIMS:
+        assert {claim.row, claim.reference} <= EXPERIMENTS.keys()
+        assert claim.row != claim.reference
+        assert claim.metric in METRICS
+        assert claim.sign in (-1, 1)
+    assert len({(claim.row, claim.reference, claim.metric) for claim in CLAIMS}) == len(CLAIMS)
+    assert len({claim.text for claim in CLAIMS}) == len(CLAIMS)
+
+
+# The statistics
+
+
+def predictions(generator, size, skill):
+    """Made-up predictions for the same made-up examples: right with the probability of the skill."""
+    gold = np.random.default_rng(0)
+    found = {}
+    for task, classes in (("sst", 5), ("qqp", 2)):
+        labels = gold.integers(0, classes, size).astype(float)
+        right = generator.random(size) < skill
+        predicted = np.where(right, labels, (labels + 1) % classes)
+        found[task] = TaskPredictions(tuple(map(str, range(size))), predicted, labels)
+    labels = 5 * gold.random(size)
+    noise = generator.normal(size=size)
+    found["sts"] = TaskPredictions(tuple(map(str, range(size))), skill * labels + (1 - skill) * noise, labels)
+    return found
+
+
+def pairs_of(seed, *, count, size=300, skills=(0.7, 0.7), luck=0.0):
+    """Pairs of runs; in each seed both rows' skill differs by some luck of its own."""
+    generator = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(count):
+        a, b = (min(max(skill + luck * generator.normal(), 0.05), 0.95) for skill in skills)
+        pairs.append((predictions(generator, size, a), predictions(generator, size, b)))
+    return pairs
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_difference_is_the_mean_over_seeds_of_the_paired_difference(metric):
+    pairs = pairs_of(1, count=3)
+
+    def score(found):
+        sst, qqp = (float(np.mean(found[t].predicted == found[t].gold)) for t in ("sst", "qqp"))
+        sts = stats.pearsonr(found["sts"].predicted, found["sts"].gold).statistic
+        return {"sst": sst, "qqp": qqp, "sts": sts, "overall": (sst + qqp + (sts + 1) / 2) / 3}[metric]
+
+    found = findings.difference(pairs, metric)
+    assert found.value == pytest.approx(np.mean([score(a) - score(b) for a, b in pairs]))
+    assert found.seeds == 3
+    assert found.low < found.value < found.high
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.sampled_from(METRICS))
+def test_a_difference_turned_round_is_its_negative(seed, metric):
+    pairs = pairs_of(seed, count=2)
+    found = findings.difference(pairs, metric)
+    turned = findings.difference([(b, a) for a, b in pairs], metric)
+    assert (turned.value, turned.low, turned.high) == pytest.approx((-found.value, -found.high, -found.low))
+
+
+def test_of_one_seed_nothing_can_be_told():
+    found = findings.difference(pairs_of(1, count=1, skills=(0.9, 0.1)), "sst")
+    assert found.value > 0.5
+    assert (found.low, found.high) == (-math.inf, math.inf)
+    assert findings.judge(CLAIMS[0], found).verdict == findings.UNDECIDED
+    with pytest.raises(ValueError, match=r"^pairs must hold the predictions of one seed at least, got none$"):
+        findings.difference([], "sst")
+
+
+def test_equal_runs_differ_by_nothing_and_confirm_nothing():
+    pairs = [(a, a) for a, _ in pairs_of(1, count=3)]
+    found = findings.difference(pairs, "overall")
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert findings.judge(CLAIMS[0], found).verdict == findings.UNDECIDED
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.05])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(luck):
+    """Both rows are equally good; with luck, the seeds' own error is most of it."""
+    covered = [
+        found.low <= 0 <= found.high
+        for found in (
+            findings.difference(pairs_of(seed, count=3, size=100, luck=luck), "sst") for seed in range(150)
+        )
+    ]
+    assert 0.9 <= np.mean(covered) <= 1.0
+
+
+def test_the_seeds_error_is_part_of_the_interval():
+    """Two of three seeds say the one, one says the other: examples alone would be sure."""
+    generator = np.random.default_rng(0)
+    skills = [(0.9, 0.5), (0.9, 0.5), (0.3, 0.5)]
+    pairs = [tuple(predictions(generator, 2000, skill) for skill in pair) for pair in skills]
+    found = findings.difference(pairs, "sst")
+    assert found.value > 0.15
+    assert found.low < 0
+
+
+@pytest.mark.parametrize(
+    ("sign", "low", "high", "verdict"),
+    [
+        (1, 0.01, 0.02, findings.CONFIRMED),
+        (1, -0.02, -0.01, findings.REFUTED),
+        (-1, -0.02, -0.01, findings.CONFIRMED),
+        (-1, 0.01, 0.02, findings.REFUTED),
+        (1, -0.01, 0.02, findings.UNDECIDED),
+        (-1, -0.02, 0.01, findings.UNDECIDED),
+        (1, 0.0, 0.02, findings.UNDECIDED),
+    ],
+)
+def test_verdicts(sign, low, high, verdict):
+    claim = Claim(text="this", row="gs", reference="gse", metric="sst", sign=sign)
+    found = findings.judge(claim, findings.Difference((low + high) / 2, low, high, 3))
+    assert found.verdict == verdict
+    table = findings.markdown([found])
+    assert verdict in table
+    assert f"{low:+.3f} to {high:+.3f}" in table
+
+
+# The command
+
+
+@pytest.fixture
+def small(small_weights):
+    return replace(
+        SETTINGS,
+        weights=str(small_weights),
+        epochs=1,
+        iterations=1,
+        batch_size=2,
+        train_eval_size=4,
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def run(small, small_data, tmp_path):
+    def call(*, seeds=(1, 2), rows=("multitask", "gs", "gse"), processes=1):
+        return reproduction.reproduce(
+            select(list(rows)),
+            DataSource("small", small_data),
+            runs=tmp_path / "runs",
+            kept=tmp_path / "kept",
+            seeds=seeds,
+            settings=small,
+            processes=processes,
+        )
+
+    return call
+
+
+def test_one_command_runs_all_keeps_records_and_judges(run, tmp_path, small_inputs):
+    found = run()
+    assert {record.folder.name for record in found} == {
+        f"{row}-{seed}" for row in ("multitask", "gs", "gse") for seed in (1, 2)
+    }
+    for record in found:
+        assert {path.name for path in record.folder.iterdir()} == {"result.json", "dev.npz", "log.txt"}
+        log = (record.folder / "log.txt").read_text()
+        assert re.search(r"begun: \S+, seed \d; python 3", log)
+        assert "epoch 0: 1 iterations, train loss sst " in log
+        dev = record.dev(small_inputs.dataset)
+        for task, metric in (("sst", "sst"), ("qqp", "qqp")):
+            right = np.mean(dev[task].predicted == dev[task].gold)
+            assert right == pytest.approx(record.result.dev[metric].value)
+    judged = json.loads((tmp_path / "kept" / "findings.json").read_text())
+    assert [each["claim"]["text"] for each in judged] == ["GSE beats gradient surgery"]
+    assert judged[0]["difference"]["seeds"] == 2
+
+
+def test_what_has_a_record_is_not_run_again_even_if_its_run_is_gone(run, tmp_path, monkeypatch):
+    run(seeds=(1,))
+    for path in sorted((tmp_path / "runs").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    begun = []
+    really = parallel.run
+
+    def noted(job, *rest):
+        begun.append(job.folder.name)
+        return really(job, *rest)
+
+    monkeypatch.setattr(parallel, "run", noted)
+    run(seeds=(1, 2), rows=("gs", "multitask"))
+    assert begun == ["gs-2", "multitask-2"]  # in the order asked for
+
+
+def test_a_killed_reproduction_keeps_what_had_ended(run, tmp_path, monkeypatch):
+    really = parallel.run
+
+    def fail_at_the_third(job, *rest):
+        if job.folder.name == "gse-1":
+            raise OSError("the disk is full")
+        return really(job, *rest)
+
+    monkeypatch.setattr(parallel, "run", fail_at_the_third)
+    with pytest.raises(OSError, match="the disk is full"):
+        run()
+    kept = {record.folder.name for record in records.load(tmp_path / "kept")}
+    assert kept == {"multitask-1", "gs-1"}
+    monkeypatch.undo()
+    assert len(run()) == 6
+
+
+def test_records_of_other_data_and_broken_ones_are_refused(run, tmp_path, small_inputs):
+    (record,) = run(seeds=(1,), rows=("gs",))
+    other = replace(record.result, data=replace(record.result.data, fingerprint="0000"))
+    with pytest.raises(ValueError, match="is of data with fingerprint 0000, got"):
+        Record(record.folder, other).dev(small_inputs.dataset)
+    (record.folder / "dev.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"dev\.npz is damaged .* reproduce the row again"):
+        record.dev(small_inputs.dataset)
+    with pytest.raises(ValueError, match="holds no record of a run"):
+        records.load(tmp_path / "nothing")
