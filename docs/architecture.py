@@ -128,9 +128,10 @@ def svg(package: str) -> str:
         for name, (column, row) in place.items()
     }
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}">',
-        "<style>text { font: 12px sans-serif }</style>",
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" orient="auto">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
+        f'style="min-width: {min(0.8 * width, 720):.0f}px">',
+        "<style>.module text { font: 12px sans-serif }</style>",
+        f'<defs><marker id="{package}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" orient="auto">',
         '<path d="M0 0L8 4L0 8z" fill="#777"/></marker></defs>',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
@@ -141,7 +142,7 @@ def svg(package: str) -> str:
             bend = (low - y) / 2
             parts.append(
                 f'<path class="edge" data-from="{name}" data-to="{other}" fill="none" stroke="#999"'
-                f' marker-end="url(#arrow)" d="M{x:.0f} {y + HEIGHT / 2:.0f}C{x:.0f} {y + bend:.0f}'
+                f' marker-end="url(#{package})" d="M{x:.0f} {y + HEIGHT / 2:.0f}C{x:.0f} {y + bend:.0f}'
                 f' {end:.0f} {low - bend:.0f} {end:.0f} {low - HEIGHT / 2:.0f}"/>'
             )
     for name, (x, y) in centre.items():
@@ -157,7 +158,7 @@ def svg(package: str) -> str:
 
 def _summary(path: Path, name: str) -> str:
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.exists() else None
-    return (text or f"the library {name}").splitlines()[0]
+    return (text or f"the library {name}").splitlines()[0].replace("|", "\\|")
 
 
 def modules(package: str) -> str:

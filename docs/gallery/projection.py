@@ -38,7 +38,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         _cone(panel)
         _arrow(panel, first, BLUE, "$g_1$")
         _arrow(panel, second, VERMILION, "$g_2$")
-        panel.set(xlim=(-1.65, 1.15), ylim=(-0.75, 1.35), aspect="equal", xticks=[], yticks=[])
+        panel.set(xlim=(-1.65, 1.15), ylim=(-0.75, 1.5), aspect="equal", xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
     for g, part, colour, name in zip((first, second), kept, (BLUE, VERMILION), "12", strict=True):
         construction.plot(*torch.stack([g, part]).T, ":", color=colour)

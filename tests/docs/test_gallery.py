@@ -62,6 +62,15 @@ def test_the_toys_losses_are_the_papers():
     torch.testing.assert_close(torch.stack(toy.losses(low)), torch.stack([c2 * g1, c2 * g2]))
 
 
+def test_what_the_gallery_says_of_the_toy_holds():
+    paths = SHOWN["toy"]["Sum"]
+    assert [toy.reaches(path) for path in paths] == [False, True, False]
+    (x, y), (_, before) = paths[2][-1], paths[2][-20]
+    assert x > 8
+    assert y > -1
+    assert abs(y - before) < 1  # in 380 steps of which each could be 0.02 long
+
+
 @pytest.mark.parametrize(
     ("end", "inside"), [((0, -8.4), True), ((7.4, -8), True), ((8, -8), False), ((0, -7), False)]
 )
