@@ -52,7 +52,7 @@ def one_way(problem: Problem, changes: dict[str, int]) -> Callable[[], object]:
 def point(size: float, tasks: int, device: torch.device, rounds: int) -> dict[str, Any]:
     """Returns times and memory for so many parameters and tasks."""
     problem = Problem(shapes.even(int(size)), tasks, device)
-    steps = limit(problem)
+    steps = limit(problem.matrix())
     entries: dict[str, measure.Preparation] = {
         LIMIT: lambda: steps,
         "gradsurgery": partial(prepared, problem, gradsurgery),

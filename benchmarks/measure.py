@@ -100,6 +100,14 @@ def alive_over_time(run: Callable[[], object]) -> list[tuple[float, int]]:
     return curve
 
 
+def peak_bandwidth(device: torch.device) -> float | None:
+    """Returns the gigabytes a second that a GPU's memory can deliver by its clock, two words a cycle."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return 2e3 * properties.memory_clock_rate * properties.memory_bus_width / 8 / 1e9  # kHz, bits
+
+
 def synchronize(device: torch.device) -> None:
     """Waits for the device."""
     if device.type == "cuda":

@@ -39,6 +39,10 @@ class Problem:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def matrix(self) -> Tensor:
+        """Returns the gradients as one matrix ``(T, P)``, in memory of its own."""
+        return torch.stack([torch.cat([g.flatten() for g in row]) for row in self.rows])
+
     def losses(self) -> list["Loss"]:
         """Returns one loss a task."""
         return [Loss(self.parameters, row) for row in self.rows]
@@ -108,12 +112,26 @@ def torchjd_optimized(problem: Problem) -> Callable[[], object]:
     return torchjd_jac_to_grad(problem, optimize_gramian_computation=True)
 
 
+def torchjd_stacked(problem: Problem) -> Callable[[], object]:
+    """Starts from gradients as autograd makes them, one tensor a task, as the packages but torchjd do."""
+    from torchjd import aggregation, autojac
+
+    method = aggregation.PCGrad()
+
+    def run() -> None:
+        for k, parameter in enumerate(problem.parameters):
+            parameter.jac = torch.stack([row[k] for row in problem.rows])
+        autojac.jac_to_grad(problem.parameters, method, optimize_gramian_computation=True)
+
+    return run
+
+
 def torchjd_matrix(problem: Problem) -> Callable[[], object]:
     """Takes the gradients as one matrix and leaves the result as one vector."""
     from torchjd import aggregation
 
     method = aggregation.PCGrad()
-    matrix = torch.stack([torch.cat([g.flatten() for g in row]) for row in problem.rows])
+    matrix = problem.matrix()
 
     def run() -> None:
         parts = method(matrix).split([p.numel() for p in problem.parameters])
@@ -177,6 +195,7 @@ def libmtl(problem: Problem) -> Callable[[], object]:
 PEERS: dict[str, tuple[str, Peer]] = {
     "gradsurgery": ("gradsurgery", gradsurgery),
     "torchjd jac_to_grad, optimized Gramian": ("torchjd", torchjd_optimized),
+    "torchjd jac_to_grad, optimized Gramian, stacked first": ("torchjd", torchjd_stacked),
     "torchjd jac_to_grad": ("torchjd", torchjd_jac_to_grad),
     "torchjd PCGrad of a matrix": ("torchjd", torchjd_matrix),
     "libmtl": ("LibMTL", libmtl),

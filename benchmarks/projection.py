@@ -15,21 +15,44 @@ import torch
 from minbert_multitask.files import write_atomically
 from torch import Tensor
 
+from gradsurgery import vectors
+
 from . import measure, shapes
 from .peers import PEERS, Peer, Problem
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT = "limit: read twice, written once"
+CALLS = "gradsurgery's calls of torch alone"
 
 
-def limit(problem: Problem) -> Callable[[], object]:
-    """Returns the fastest calls of torch that read all gradients twice and write one, where one is."""
-    matrix = [torch.cat([g.flatten() for g in row]) for row in problem.rows]
+def limit(matrix: Tensor) -> Callable[[], object]:
+    """Returns the fastest calls of torch that read T rows ``(T, P)`` twice and write one, where one is."""
 
     def run() -> None:
         for row in [*matrix, *matrix]:
             row.sum()
         matrix[0].zero_()
+
+    return run
+
+
+def calls(matrix: Tensor) -> Callable[[], object]:
+    """Returns the calls by which the library multiplies and adds up rows on the CPU, on rows ``(T, P)``.
+
+    There are no tensors to find and to cut, and none to gather: the rest of a surgery is what is beyond this.
+    """
+    tasks = len(matrix)
+    few = tasks < vectors.MANY
+    width = vectors.CHUNK if few else vectors.GATHERED // tasks // vectors._ALIGNED * vectors._ALIGNED
+    chunks = [chunk for chunk in matrix.split(width, dim=1) if few or chunk.shape[1] == width]
+    pieces = [list(piece) for piece in zip(*(row.split(vectors.SUMMED) for row in matrix), strict=True)]
+    weights = [0.999, *[0.001] * (tasks - 1)]
+
+    def run() -> None:
+        for chunk in chunks:
+            vectors._dots(chunk.unbind()) if few else vectors._matrix_products(chunk)
+        for piece in pieces:
+            vectors._add_up([piece], weights)
 
     return run
 
@@ -51,8 +74,9 @@ def compare(
 ) -> dict[str, Any]:
     """Returns for each peer its times, the memory beyond the gradients, and how far off its result is."""
     problem = Problem(shapes.MODELS[model](), tasks, device)
-    steps = limit(problem)
-    entries: dict[str, measure.Preparation] = {LIMIT: lambda: steps}
+    matrix = problem.matrix()
+    bounds = {LIMIT: limit(matrix)} | ({CALLS: calls(matrix)} if device.type == "cpu" else {})
+    entries: dict[str, measure.Preparation] = {name: lambda run=run: run for name, run in bounds.items()}
     entries |= {name: partial(prepared, problem, PEERS[name][1]) for name in peers}
     right = problem.literal()
     rows: dict[str, dict[str, Any]] = {}
@@ -72,6 +96,7 @@ def compare(
         "tasks": tasks,
         "device": device.type,
         "limit_gigabytes_per_second": gigabytes,
+        "peak_gigabytes_per_second": measure.peak_bandwidth(device),
         "rows": rows,
         "measured_with": measure.facts(*sorted({package for package, _ in PEERS.values()})),
     }

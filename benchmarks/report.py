@@ -1,14 +1,16 @@
 """Draws pictures from the results files and writes their tables into the READMEs, between their markers."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from .end_to_end import BACKWARDS
-from .projection import LIMIT, RESULTS
+from .projection import CALLS, LIMIT, RESULTS
 
 README = Path(__file__).parent / "README.md"
 ROOT_README = README.parents[1] / "README.md"
@@ -57,10 +59,12 @@ def projection_tables() -> str:
             ]
             lines.append([name, *cells, memory, shown])
         made_with = run["measured_with"]
+        peak = run.get("peak_gigabytes_per_second")
+        peak = f" of {peak:.0f} GB/s by the memory's clock" if peak else ""
         versions = ", ".join(f"{name} {version}" for name, version in made_with["versions"].items())
         parts.append(
             f"**{run['model']}, T = {run['tasks']}, {run['device']}**: {run['parameters']:,} parameters in"
-            f" {run['tensors']} tensors; the limit is {run['limit_gigabytes_per_second']:.0f} GB/s."
+            f" {run['tensors']} tensors; the limit is {run['limit_gigabytes_per_second']:.0f} GB/s{peak}."
             f" {made_with['cpu']}, {made_with['threads']} thread; GPU: {made_with['gpu']}; {versions}.\n\n"
             + table(["", "x limit", "CPU ms", "wall ms", "memory, in gradients", "relative error"], lines)
         )
@@ -72,12 +76,65 @@ def projection_tables() -> str:
 def beside_table() -> str:
     """Returns the short comparison of the root README, MiniLM with three tasks."""
     rows = load("projection-minilm-3-cpu.json")["rows"]
-    chosen = {name: row for name, row in rows.items() if name != LIMIT and "ratio" in row}
+    chosen = {name: row for name, row in rows.items() if name not in (LIMIT, CALLS) and "ratio" in row}
     lines = [
         [name, f"{row['ratio']['median']:.1f}", f"{row['memory']:.2f}", f"{row['relative_error']:.0e}"]
         for name, row in sorted(chosen.items(), key=lambda item: item[1]["ratio"]["median"])
     ]
     return table(["", "time, x the limit", "memory, in gradients", "relative error"], lines)
+
+
+def goals_table() -> str:
+    """Returns what was aimed at beside what was measured."""
+    goals: list[tuple[str, str, str, bool]] = []
+
+    def at_most(goal: str, found: float, most: float, form: str = "{:.2f}", note: str = "") -> None:
+        goals.append((goal, form.format(found) + note, form.format(most), found <= most))
+
+    def ratio(rows: dict[str, Any], name: str) -> float:
+        return float(rows.get(name, {}).get("ratio", {}).get("median", math.inf))
+
+    def milliseconds(rows: dict[str, Any], name: str) -> float:
+        return float(rows[name]["cpu_ms"]["median"])
+
+    for run in projections():
+        if run["device"] != "cpu":
+            continue
+        rows, title = run["rows"], f"{run['model']}, T = {run['tasks']}"
+        found = ratio(rows, "gradsurgery")
+        if run["parameters"] > 10**6:
+            alone = f"; {CALLS} {ratio(rows, CALLS):.2f}" if CALLS in rows else ""
+            at_most(f"{title}: x limit", found, 2.0 if run["tasks"] > 3 else 1.5, note=alone)
+            at_most(f"{title}: memory, in gradients", rows["gradsurgery"]["memory"], 0.05, "{:.3f}")
+        others = {name: ratio(rows, name) for name in rows if name not in (LIMIT, CALLS, "gradsurgery")}
+        if others:
+            best = min(others, key=lambda name: others[name])
+            text = f"{others[best] / found:.2f} ({best})"
+            goals.append(
+                (f"{title}: the fastest other, x gradsurgery", text, "at least 2", others[best] >= 2 * found)
+            )
+    grown = {point["tasks"]: point for point in load("growth.json")["by_tasks"]}[8]
+    at_most(
+        f"{grown['parameters']:,} parameters, T = 8: memory, in gradients", grown["memory"], 0.05, "{:.3f}"
+    )
+    for name, title in KEPT.items():
+        steps, small = (load(name)[model] for model in ("minilm", "mlp"))
+        found = 100 * (ratio(steps, "PCGrad.backward") - 1)
+        at_most(f"MiniLM, {title}: PCGrad.backward beyond the T backwards", found, 5, "{:.1f} %")
+        reused = milliseconds(steps, "GSE, reuse, and two updates")
+        reused -= milliseconds(steps, "PCGrad and an update") + milliseconds(steps, "AdamW.step")
+        found = 100 * reused / milliseconds(steps, BACKWARDS)
+        at_most(f"MiniLM, {title}: GSE's reuse beyond its update", found, 2, "{:.1f} %")
+        found = milliseconds(small, "PCGrad.backward") - milliseconds(small, BACKWARDS)
+        most = max(0.3, 2 * milliseconds(small, "AdamW.step"))
+        at_most(
+            f"20 small tensors, {title}: PCGrad.backward beyond the T backwards", found, most, "{:.2f} ms"
+        )
+    at_most(
+        "minBERT's iteration, x transformers'", ratio(load("minbert.json")["rows"], "minbert"), 1, "{:.3f}"
+    )
+    lines = [[goal, text, allowed, "yes" if reached else "no"] for goal, text, allowed, reached in goals]
+    return table(["goal", "measured", "allowed", "reached"], lines)
 
 
 def end_to_end_tables() -> str:
@@ -143,6 +200,7 @@ def minbert_table() -> str:
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "beside": beside_table,
+    "goals": goals_table,
     "projection": projection_tables,
     "end to end": end_to_end_tables,
     "growth": growth_tables,
@@ -164,14 +222,18 @@ def filled(text: str) -> str:
 def draw_projection(path: Path) -> None:
     """Draws each comparison as bars on a logarithmic scale."""
     runs = projections()
-    figure = Figure(figsize=(11, 3.2 * -(-len(runs) // 2)), layout="constrained")
+    figure = Figure(figsize=(11, 3.6 * -(-len(runs) // 2)), layout="constrained")
     for axes, run in zip(figure.subplots(-(-len(runs) // 2), 2, squeeze=False).flat, runs, strict=False):
-        rows = [(name, row["ratio"]) for name, row in run["rows"].items() if "ratio" in row and name != LIMIT]
+        ratios = {name: row["ratio"] for name, row in run["rows"].items() if "ratio" in row and name != LIMIT}
+        if CALLS in ratios:
+            axes.axvline(ratios.pop(CALLS)["median"], color="C0", linestyle=":", label=CALLS)
+            axes.legend(loc="upper right")
+        rows = list(ratios.items())
         rows.sort(key=lambda item: -item[1]["median"])
         for k, (name, ratio) in enumerate(rows):
             axes.barh(k, ratio["median"], color="C0" if name == "gradsurgery" else "0.7")
             axes.text(ratio["median"], k, f" {ratio['median']:.1f}", va="center")
-        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set_yticks(range(len(rows)), [fill(name, 28) for name, _ in rows])
         axes.set_xscale("log")
         axes.axvline(1, color="black", linewidth=1)
         axes.set_xlim(right=5 * max(ratio["median"] for _, ratio in rows))

@@ -2,12 +2,16 @@
 
 import json
 import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import end_to_end, growth, measure, minbert, peers, projection, report, shapes
+from gradsurgery import vectors
+from tests.gradsurgery.counts import Launches
 
 CPU = torch.device("cpu")
 
@@ -73,6 +77,44 @@ def test_a_peer_that_fails_is_a_row_that_says_so(monkeypatch):
     assert found["rows"]["gradsurgery"]["relative_error"] < 1e-6
     assert found["rows"][projection.LIMIT]["ratio"]["median"] == 1
     assert found["measured_with"]["versions"]["absent"] == "not installed"
+
+
+@pytest.mark.parametrize(("tasks", "calls"), [(3, 6), (8, 2)])
+def test_the_calls_alone_are_those_of_the_library(tasks, calls):
+    """T (T + 1) / 2 products a chunk, or a product of matrices for each four rows; and one weighted sum."""
+    size = 2 * max(vectors.CHUNK, vectors.GATHERED // tasks)
+    rows = torch.randn(tasks, size, generator=torch.Generator().manual_seed(0))
+    width = vectors.CHUNK if tasks == 3 else vectors.GATHERED // tasks // 256 * 256
+    expected = torch.tensor([0.999, *[0.001] * (tasks - 1)]) @ rows
+    run = projection.calls(rows)
+    with Launches() as launches:
+        run()
+    products = [name for name in launches.names if name in ("aten::dot", "aten::bmm")]
+    assert len(products) == calls * (-(-size // width) if tasks == 3 else size // width)
+    torch.testing.assert_close(rows[0], expected)
+
+
+def test_the_bandwidth_of_a_gpu_is_of_two_words_a_cycle(monkeypatch):
+    # NVIDIA gives 3.35 TB/s for the H100 SXM: 5,120 bits at 2,619 MHz
+    properties = SimpleNamespace(memory_clock_rate=2_619_000, memory_bus_width=5120)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert measure.peak_bandwidth(torch.device("cuda")) == pytest.approx(3352, abs=1)
+    assert measure.peak_bandwidth(CPU) is None
+
+
+def test_a_goal_is_reached_or_not(tmp_path, monkeypatch):
+    for path in report.RESULTS.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    found = report.load("projection-minilm-3-cpu.json")
+    found["rows"][projection.CALLS] = {"ratio": {"median": 1.4}}
+    for times, said in [(1.49, "yes"), (1.51, "no")]:
+        found["rows"]["gradsurgery"]["ratio"]["median"] = times
+        (tmp_path / "projection-minilm-3-cpu.json").write_text(json.dumps(found), encoding="utf-8")
+        (line,) = re.findall(r"^\| minilm, T = 3: x limit \|.*$", report.goals_table(), re.MULTILINE)
+        assert line.endswith(f"| {said} |")
+        assert f" {times:.2f}; {projection.CALLS} 1.40 " in line
+    assert projection.CALLS not in report.beside_table()
 
 
 def test_the_peak_is_what_is_alive_at_a_time():

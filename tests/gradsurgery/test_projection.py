@@ -137,6 +137,14 @@ def test_what_is_not_finite_shows_in_the_result(dtype, data, bad):
     assert not parameters[0].grad.isfinite().all()
 
 
+@pytest.mark.usefixtures("way")
+def test_a_zero_gradient_is_not_divided_by_where_another_is_not_finite():
+    rows = torch.tensor([[math.inf, 1.0], [0.0, 0.0]])
+    weights = pcgrad_weights(rows @ rows.T, torch.tensor([[1], [0]]))
+    assert weights.isnan().tolist() == [True, False]
+    assert weights[1] == 1
+
+
 @given(rows=matrices(tasks=(1, 6)), seed=st.integers(0, 99))
 def test_every_weight_is_at_least_one(rows, seed):
     weights = pcgrad_weights(rows @ rows.T, random_order(len(rows), generator(seed)))
