@@ -37,7 +37,7 @@ def calibrate(
     spaced in its logarithm, and then bisected.
 
     Args:
-        self: The regularizer, of the preset ``"paper"``.
+        self: The regularizer, of a preset with a ball: ``"paper"`` or ``"vat"``.
         forward: See :meth:`SMART.penalize`.
         embeddings: See :meth:`SMART.penalize`.
         loss: From the outputs to L.
@@ -63,6 +63,7 @@ def calibrate(
         weight=weight,
         mask=mask,
         output_mask=output_mask,
+        generator=self.generator,
     )
     with batch.untouched():
         epsilon, seen = crossing(
@@ -88,5 +89,8 @@ def refuse_without_ball(smart: "SMART", name: str) -> None:
     Raises:
         ValueError: If it is one.
     """
-    if not smart.perturbation.project:
-        raise ValueError(f"{name}() needs preset='paper', got 'smart-pytorch': its epsilon is no radius")
+    if not smart.perturbation.has_ball:
+        raise ValueError(
+            f"{name}() needs a ball, got a regularizer without one, whose epsilon is no radius: take"
+            " preset='paper' or 'vat'"
+        )

@@ -91,6 +91,7 @@ def diagnose(
         weight=weight,
         mask=mask,
         output_mask=output_mask,
+        generator=self.generator,
     )
     with batch.untouched():
         return _diagnose(self, batch, samples, advise=True)
@@ -126,6 +127,7 @@ def sweep(
         weight=weight,
         mask=mask,
         output_mask=output_mask,
+        generator=self.generator,
     )
     with batch.untouched():
         return tuple(_diagnose(scaled(self, epsilon), batch, samples, advise=False) for epsilon in epsilons)
@@ -163,7 +165,7 @@ class _Aim:
 def _judge(smart: "SMART", terms: Terms, gain: float, weight: float) -> tuple[str, _Aim | None]:
     """Returns the verdict, of what may be wrong the first in order of gravity, and what ε should reach."""
     share, aim = terms.gradient_share, None
-    if terms.lost > 0.5:
+    if terms.lost > 0.5 and not smart.perturbation.is_zero:
         text = f"rounding loses {terms.lost:.0%} of the perturbation: take a larger epsilon, or float32"
     elif smart.dropout == "independent" and terms.adversarial < terms.dropout:
         part = terms.adversarial / terms.dropout
@@ -184,7 +186,7 @@ def _judge(smart: "SMART", terms: Terms, gain: float, weight: float) -> tuple[st
         text = f"the search gains {gain:.2g} over random points: take more or larger steps"
     else:
         text = f"the perturbation is {gain:.2g} times as strong as random points"
-    return text, aim if smart.perturbation.project and aim and aim.now > 0 else None
+    return text, aim if smart.perturbation.has_ball and aim and aim.now > 0 else None
 
 
 def _suggest(smart: "SMART", batch: Batch, aim: _Aim, samples: int) -> float | None:

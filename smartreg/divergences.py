@@ -29,7 +29,12 @@ OutputMask: TypeAlias = Tensor | Mapping[str, Tensor] | None
 
 
 def symmetric_kl(
-    perturbed: Tensor, clean: Tensor, *, mask: Tensor | None = None, detach_clean: bool = False
+    perturbed: Tensor,
+    clean: Tensor,
+    *,
+    mask: Tensor | None = None,
+    detach_clean: bool = False,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Returns ``KL(p‖q) + KL(q‖p)`` of ``p = softmax(perturbed)`` and ``q = softmax(clean)``.
 
@@ -41,41 +46,61 @@ def symmetric_kl(
         clean: Logits ``(..., C)`` at the clean embeddings.
         mask: 1 or True for the positions ``(...)`` that count; ignored labels are ``labels != -100``.
         detach_clean: Whether ``clean`` is a constant target, which halves the gradient in expectation.
+        temperature: T > 0: the distributions are ``softmax(logits / T)``. Near ``perturbed = clean`` the
+            divergence falls with T², and nothing makes up for it.
 
     Raises:
-        ValueError: If the shapes differ, or if there is only one logit, whose softmax is constant.
+        ValueError: If the shapes differ, if there is only one logit, whose softmax is constant, or if the
+            temperature is not positive.
     """
-    perturbed, clean = _prepare(perturbed, clean, mask, detach_clean)
+    perturbed, clean = _prepare(perturbed, clean, mask, detach_clean, temperature)
     log_p, log_q = _log_softmax(perturbed), _log_softmax(clean)
     d = log_p - log_q
     terms = (log_p.exp() + log_q.exp()) * d * torch.tanh(d / 2)
     return _mean(terms.sum(-1), mask)
 
 
-def kl(perturbed: Tensor, clean: Tensor, *, mask: Tensor | None = None, detach_clean: bool = False) -> Tensor:
+def kl(
+    perturbed: Tensor,
+    clean: Tensor,
+    *,
+    mask: Tensor | None = None,
+    detach_clean: bool = False,
+    temperature: float = 1.0,
+) -> Tensor:
     """Returns ``KL(q‖p)`` of ``q = softmax(clean)`` from ``p = softmax(perturbed)``: VAT's divergence.
 
     Miyato et al. 2018, arXiv 1704.03976, equation 5. For the arguments see :func:`symmetric_kl`.
     """
-    perturbed, clean = _prepare(perturbed, clean, mask, detach_clean)
+    perturbed, clean = _prepare(perturbed, clean, mask, detach_clean, temperature)
     return _mean(_kl(_log_softmax(clean), _log_softmax(perturbed)), mask)
 
 
 def jensen_shannon(
-    perturbed: Tensor, clean: Tensor, *, mask: Tensor | None = None, detach_clean: bool = False
+    perturbed: Tensor,
+    clean: Tensor,
+    *,
+    mask: Tensor | None = None,
+    detach_clean: bool = False,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Returns ``(KL(p‖m) + KL(q‖m)) / 2`` with ``m = (p + q) / 2``, at most ``log 2``.
 
     For the arguments see :func:`symmetric_kl`.
     """
-    perturbed, clean = _prepare(perturbed, clean, mask, detach_clean)
+    perturbed, clean = _prepare(perturbed, clean, mask, detach_clean, temperature)
     log_p, log_q = _log_softmax(perturbed), _log_softmax(clean)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     return _mean((_kl(log_p, log_m) + _kl(log_q, log_m)) / 2, mask)
 
 
 def bernoulli_symmetric_kl(
-    perturbed: Tensor, clean: Tensor, *, mask: Tensor | None = None, detach_clean: bool = False
+    perturbed: Tensor,
+    clean: Tensor,
+    *,
+    mask: Tensor | None = None,
+    detach_clean: bool = False,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Returns the symmetric KL of Bernoulli distributions given by ONE logit each.
 
@@ -87,11 +112,12 @@ def bernoulli_symmetric_kl(
         clean: Logits of the same shape.
         mask: 1 or True for the positions that count, shaped as the leading dimensions of the logits.
         detach_clean: Whether ``clean`` is a constant target, which halves the gradient in expectation.
+        temperature: See :func:`symmetric_kl`.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or if the temperature is not positive.
     """
-    a, b = _prepare(perturbed, clean, mask, detach_clean)
+    a, b = _prepare(perturbed, clean, mask, detach_clean, temperature)
     d = a - b
     terms = d * torch.tanh(d / 2) * (a.sigmoid() * (-b).sigmoid() + b.sigmoid() * (-a).sigmoid())
     return _mean(terms, mask)
@@ -102,7 +128,7 @@ def squared_error(
 ) -> Tensor:
     """Returns ``(perturbed - clean)²``, SMART's ``ℓ_s`` for regression, averaged over all elements.
 
-    For the arguments see :func:`bernoulli_symmetric_kl`.
+    For the arguments see :func:`bernoulli_symmetric_kl`; a temperature has no meaning here.
     """
     perturbed, clean = _prepare(perturbed, clean, mask, detach_clean)
     return _mean((perturbed - clean).square(), mask)
@@ -113,7 +139,7 @@ def compare(divergence: Divergences, perturbed: Outputs, clean: Outputs, mask: O
 
     Raises:
         TypeError: If the outputs do not have the structure of ``divergence``.
-        ValueError: If the divergence of two tensors is not a scalar.
+        ValueError: If two outputs differ in shape, or their divergence is not a scalar.
     """
     if isinstance(divergence, Mapping):
         parts = []
@@ -127,6 +153,7 @@ def compare(divergence: Divergences, perturbed: Outputs, clean: Outputs, mask: O
             f" {type(clean).__name__}: return the logits from forward, or a mapping of outputs for a"
             ' mapping of divergences such as {"logits": symmetric_kl}'
         )
+    _check_shapes(perturbed, clean)
     value = divergence(perturbed, clean) if mask is None else divergence(perturbed, clean, mask=mask)
     if value.dim():
         raise ValueError(f"divergence must return a scalar, got shape {tuple(value.shape)}: take its mean")
@@ -140,8 +167,22 @@ def detach(outputs: Outputs, *, requires_grad: bool = False) -> Outputs:
     return _cut(outputs, requires_grad) if isinstance(outputs, Tensor) else outputs
 
 
+def has_graph(outputs: Outputs) -> bool:
+    """Returns whether any of the outputs is attached to a graph."""
+    values = outputs.values() if isinstance(outputs, Mapping) else [outputs]
+    return any(isinstance(value, Tensor) and value.requires_grad for value in values)
+
+
 def _cut(output: Tensor, requires_grad: bool) -> Tensor:
     return output.detach().requires_grad_(requires_grad and output.is_floating_point())
+
+
+def _check_shapes(perturbed: Tensor, clean: Tensor) -> None:
+    if perturbed.shape != clean.shape:
+        raise ValueError(
+            f"perturbed and clean must have one shape, got {tuple(perturbed.shape)} and {tuple(clean.shape)}:"
+            " make forward return outputs of the same shape at every call"
+        )
 
 
 def _named(outputs: Outputs, name: str) -> Tensor:
@@ -155,16 +196,16 @@ def _named(outputs: Outputs, name: str) -> Tensor:
 
 
 def _prepare(
-    perturbed: Tensor, clean: Tensor, mask: Tensor | None, detach_clean: bool
+    perturbed: Tensor, clean: Tensor, mask: Tensor | None, detach_clean: bool, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Returns both in float32 at least, zero (equal, so without divergence or gradient) where masked out."""
-    if perturbed.shape != clean.shape:
-        raise ValueError(
-            f"perturbed and clean must have one shape, got {tuple(perturbed.shape)} and {tuple(clean.shape)}:"
-            " make forward return outputs of the same shape at every call"
-        )
+    _check_shapes(perturbed, clean)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature!r}: take 1.0")
     dtype = torch.promote_types(torch.promote_types(perturbed.dtype, clean.dtype), torch.float32)
     perturbed, clean = perturbed.to(dtype), (clean.detach() if detach_clean else clean).to(dtype)
+    if temperature != 1:
+        perturbed, clean = perturbed / temperature, clean / temperature
     if mask is None:
         return perturbed, clean
     if mask.shape != perturbed.shape[: mask.dim()]:

@@ -1,7 +1,7 @@
 """The embeddings of one call: one tensor or several of the same samples, with their masks, checked once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -69,24 +69,35 @@ class Inputs:
         """Returns the context in which forwards run in the parameters' own precision."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def refuse_below_spacing(self, **lengths: float) -> None:
-        """Refuses embeddings in half precision that the named lengths could not move.
+    def refuse_below_spacing(self, lengths: Mapping[str, tuple[float, float]]) -> None:
+        """Refuses lengths that could not move the embeddings in their own precision.
+
+        In float32 and float64 only a length that looks too small is compared, since the comparison makes a
+        GPU wait: one below the spacing at 64.
+
+        Args:
+            lengths: By name the length, and of how many spacings it must be.
 
         Raises:
-            ValueError: If one is less than the spacing of the embeddings' type at their root mean square.
+            ValueError: If one is less than that many spacings of the embeddings' type at their root mean
+                square.
         """
         for x, mask in zip(self.tensors, self.masks, strict=True):
-            if x.dtype not in {torch.float16, torch.bfloat16}:
+            eps = torch.finfo(x.dtype).eps
+            half = x.dtype in {torch.float16, torch.bfloat16}
+            if not half and all(length >= 64 * eps * count for length, count in lengths.values()):
                 continue
             real = x.detach() if mask is None else x.detach()[mask.expand_as(x)]
-            size = real.float().square().mean().sqrt().item()
-            spacing = torch.finfo(x.dtype).eps * 2.0 ** math.floor(math.log2(size)) if size > 0 else 0.0
-            for name, length in lengths.items():
-                if length < spacing:
+            size = real.to(torch.promote_types(x.dtype, torch.float32)).square().mean().sqrt().item()
+            spacing = eps * 2.0 ** math.floor(math.log2(size)) if 0 < size < math.inf else 0.0
+            for name, (length, count) in lengths.items():
+                if length < count * spacing:
+                    times = "" if count == 1 else f"{count:.3g} times "
+                    remedy = "keep the model in float32, under autocast if you like, or " if half else ""
                     raise ValueError(
-                        f"{name} must be at least {spacing:.2g}, the spacing of {x.dtype} at the embeddings'"
-                        f" root mean square {size:.2g}, got {length:g}: keep the model in float32, under"
-                        " autocast if you like, or take a larger one"
+                        f"{name} must be at least {count * spacing:.2g}, {times}the spacing of {x.dtype} at"
+                        f" the embeddings' root mean square {size:.2g}, got {length:g}: {remedy}take a larger"
+                        " one"
                     )
 
     def detach(self) -> "Inputs":

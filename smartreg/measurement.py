@@ -66,8 +66,11 @@ class Batch:
         weight: float,
         mask: Mask,
         output_mask: OutputMask,
+        generator: torch.Generator | None,
     ) -> "Batch":
-        """Returns the batch, whose random state is the present one; frozen parameters are left out.
+        """Returns the batch, whose random state is the present one, also of the regularizer's generator.
+
+        Frozen parameters are left out.
 
         Raises:
             ValueError: If only one of ``loss`` and ``parameters`` is given.
@@ -88,7 +91,7 @@ class Batch:
             weight=weight,
             mask=mask,
             output_mask=output_mask,
-            rng=RNGState.capture(),
+            rng=RNGState.capture(generator),
         )
 
     @contextmanager

@@ -3,20 +3,21 @@
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from . import backward, calibration, diagnosis
+from . import backward, calibration, diagnosis, presets
 from .backward import no_sync
 from .buffers import preserved_buffers
-from .divergences import Divergences, OutputMask, Outputs, compare, detach, symmetric_kl
+from .divergences import Divergences, OutputMask, Outputs, compare, detach, has_graph
 from .inputs import Embeddings, Inputs, Mask
-from .perturbation import Norm, Perturbation, Scope
+from .perturbation import Noise, Norm, Scope
+from .presets import Preset
 from .rng import RNGState
 
-Preset: TypeAlias = Literal["paper", "smart-pytorch"]
 Dropout: TypeAlias = Literal["independent", "shared"]
 OutputsT = TypeVar("OutputsT", bound=Outputs)
 ROUNDING_RADIUS = 1e-3
@@ -31,21 +32,32 @@ class SMART:
     forward, shared with the task's loss, K forwards with a gradient with respect to δ alone, and one forward
     at ``x + δ``.
 
+    The global random state moves by the noise, one number for each element of x, and by the dropout of the
+    forwards, with ``dropout="shared"`` of the clean one alone.
+
     Args:
-        preset: ``"paper"``, Algorithm 1, or ``"smart-pytorch"``, what that package computes: a normalised
-            gradient step and a ball are absent, δ is rescaled to a radius of about 1 and ε is the floor of a
-            division.
-        divergence: ℓ, or for outputs that are a mapping a mapping of divergences, whose sum R then is.
-        epsilon: ε, in the units of the embeddings; by default 1e-5, of smart-pytorch 1e-6.
-        step_size: η, by how much a step moves δ along the normalised gradient.
-        noise_std: σ, the standard deviation of the noise that δ starts from.
-        num_steps: K.
-        norm: The norm of the ball and of the gradient.
-        scope: Whether norms are taken per sample (all tensors of a tuple together) or per token; by default
-            per sample, of smart-pytorch per token.
+        preset: The setting that the options left out (None) are taken from: ``"paper"``, Algorithm 1;
+            ``"vat"``, ``"r3f"`` and ``"r-drop"``, other papers' settings of the same mechanism; or
+            ``"smart-pytorch"``, what that package computes, where δ is rescaled to a radius of about 1 and ε
+            is the floor of a division.
+        divergence: ℓ, or for outputs that are a mapping a mapping of divergences, whose sum R then is; the
+            paper's is :func:`symmetric_kl`.
+        search_divergence: What the search for δ climbs; by default ℓ.
+        epsilon: ε, in the units of the embeddings, the paper's 1e-5; ``math.inf`` for no ball.
+        step_size: η, by how much a step moves δ along the normalised gradient, the paper's 1e-3;
+            ``math.inf`` steps to the edge of the ball, the power iteration of VAT.
+        noise: What δ starts from: ``"normal"`` or ``"uniform"``.
+        noise_std: σ, the standard deviation of normal noise, the greatest value of uniform noise, the paper's
+            1e-5; ``math.inf`` for a random point of the edge, and 0, with K = 0, for no perturbation.
+        num_steps: K, the paper's 1.
+        norm: The norm of the ball and of the gradient: ``"linf"``, the paper's, or ``"l2"``.
+        scope: Whether norms are taken per ``"sample"``, the paper's (all tensors of a tuple together), or per
+            ``"token"``.
+        search_radius: ξ, the radius at which gradients are taken before δ is scaled to ε; by default ε.
         dropout: ``"independent"`` draws new masks in every forward, as the authors' code does; ``"shared"``
             gives the perturbed forwards those of the clean one.
         detach_clean: Whether ``f(x)`` is a constant target: R's gradient takes the perturbed branch only.
+        generator: Where the noise is drawn from; by default torch's own generator of the device.
 
     Raises:
         ValueError: If an option has an impossible value.
@@ -55,33 +67,47 @@ class SMART:
         self,
         *,
         preset: Preset = "paper",
-        divergence: Divergences = symmetric_kl,
+        divergence: Divergences | None = None,
+        search_divergence: Divergences | None = None,
         epsilon: float | None = None,
-        step_size: float = 1e-3,
-        noise_std: float = 1e-5,
-        num_steps: int = 1,
-        norm: Norm = "linf",
+        step_size: float | None = None,
+        noise: Noise | None = None,
+        noise_std: float | None = None,
+        num_steps: int | None = None,
+        norm: Norm | None = None,
         scope: Scope | None = None,
+        search_radius: float | None = None,
         dropout: Dropout = "independent",
-        detach_clean: bool = False,
+        detach_clean: bool | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
-        if preset not in {"paper", "smart-pytorch"}:
-            raise ValueError(f"preset must be 'paper' or 'smart-pytorch', got {preset!r}")
+        setting = presets.setting(preset)
+        given = {
+            "epsilon": epsilon,
+            "step_size": step_size,
+            "noise": noise,
+            "noise_std": noise_std,
+            "num_steps": num_steps,
+            "norm": norm,
+            "scope": scope,
+            "search_radius": search_radius,
+        }
+        options = {name: value for name, value in given.items() if value is not None}
+        self.perturbation = replace(setting.perturbation, **options)  # type: ignore[arg-type]
+        if divergence is None:
+            divergence, search_divergence = setting.divergence, search_divergence or setting.search_divergence
+        self.divergence = divergence
+        self.search_divergence = search_divergence
+        self.detach_clean = setting.detach_clean if detach_clean is None else detach_clean
+        self.generator = generator
+        self.dropout = dropout
         if dropout not in {"independent", "shared"}:
             raise ValueError(f"dropout must be 'independent' or 'shared', got {dropout!r}")
-        paper = preset == "paper"
-        self.perturbation = Perturbation(
-            epsilon=epsilon if epsilon is not None else 1e-5 if paper else 1e-6,
-            step_size=step_size,
-            noise_std=noise_std,
-            num_steps=num_steps,
-            norm=norm,
-            scope=scope or ("sample" if paper else "token"),
-            project=paper,
-        )
-        self.divergence = divergence
-        self.dropout = dropout
-        self.detach_clean = detach_clean
+        if dropout == "shared" and self.perturbation.is_zero:
+            raise ValueError(
+                "dropout must be 'independent' where nothing is perturbed, got 'shared', which makes both"
+                " forwards the same: leave it out, or perturb with noise_std=1e-5"
+            )
 
     def penalize(
         self,
@@ -164,15 +190,13 @@ class SMART:
 
     def _check(self, embeddings: Embeddings, mask: Mask) -> Inputs:
         inputs = Inputs.check(embeddings, mask)
-        if self.perturbation.project:
-            search = self.perturbation
-            inputs.refuse_below_spacing(epsilon=search.epsilon, noise_std=search.noise_std)
+        self.perturbation.refuse_below_spacing(inputs)
         if self.dropout == "shared":
             RNGState.check_device(inputs.device)
         return inputs
 
     def _rounds(self, inputs: Inputs) -> bool:
-        return inputs.autocasts() and self.perturbation.radius < ROUNDING_RADIUS
+        return inputs.autocasts() and 0 < self.perturbation.radius < ROUNDING_RADIUS
 
     def _precision(self, inputs: Inputs) -> AbstractContextManager[object]:
         return inputs.full_precision() if self._rounds(inputs) else nullcontext()
@@ -188,8 +212,21 @@ class SMART:
         """Returns R, attached to the graphs of the embeddings, of ``clean`` and of one forward."""
         deltas = self._search(forward, inputs, clean, rng, output_mask)
         clean = detach(clean) if self.detach_clean else clean
+        before = RNGState.capture() if self.perturbation.is_zero else None
         with preserved_buffers(forward), _replay(rng):
-            return compare(self.divergence, forward(inputs.add(deltas)), clean, output_mask)
+            perturbed = forward(inputs.add(deltas))
+        if has_graph(perturbed) and not self.detach_clean and not has_graph(clean):
+            raise ValueError(
+                "outputs must be attached to their graph, got outputs without a gradient, which halves the"
+                " penalty's: compute them outside torch.no_grad(), or take detach_clean=True"
+            )
+        value = compare(self.divergence, perturbed, clean, output_mask)
+        if before is not None and before.is_present() and not value.detach().any():
+            raise RuntimeError(
+                "forward must draw dropout masks where nothing is perturbed, got the same outputs twice: call"
+                " model.train() first, or leave the penalty out of evaluation"
+            )
+        return value
 
     def _search(
         self,
@@ -201,25 +238,34 @@ class SMART:
     ) -> tuple[Tensor, ...]:
         """Returns δ; nothing but δ takes part in its gradients."""
         inputs, clean = inputs.detach(), detach(clean)
+        climbed = self.divergence if self.search_divergence is None else self.search_divergence
         with preserved_buffers(forward), no_sync(forward):
-            if inputs.autocasts():  # then so was clean, whose rounding would outweigh what δ does
+            steps = self.perturbation.num_steps
+            if steps and inputs.autocasts():  # then so was clean, whose rounding would outweigh what δ does
                 with torch.no_grad(), inputs.full_precision(), _replay(rng):
                     clean = forward(inputs.pack())
 
             def gradient(deltas: list[Tensor]) -> list[Tensor]:
+                if torch.is_inference_mode_enabled():
+                    raise RuntimeError(
+                        "torch.inference_mode() must be left for a search with num_steps ="
+                        f" {steps}, got it enabled: take torch.no_grad(), which the search lifts"
+                    )
                 leaves = [delta.detach().requires_grad_() for delta in deltas]
                 with torch.enable_grad(), _replay(rng):
-                    value = compare(self.divergence, forward(inputs.add(leaves)), clean, output_mask)
+                    value = compare(climbed, forward(inputs.add(leaves)), clean, output_mask)
                 found = torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else ()
-                if all(g is None for g in found):
+                gradients = [g for g in found if g is not None]
+                if len(gradients) < len(leaves):
                     raise ValueError(
                         "forward must compute its outputs from the embeddings that it is called with, got"
-                        " outputs without a gradient: use its argument, and no torch.no_grad() inside"
+                        f" outputs without a gradient of {len(leaves) - len(gradients)} of {len(leaves)}: use"
+                        " its argument, all of a tuple, and no torch.no_grad() inside"
                     )
-                return [torch.zeros_like(d) if g is None else g for d, g in zip(leaves, found, strict=True)]
+                return gradients
 
             with inputs.full_precision():
-                return self.perturbation.search(gradient, inputs)
+                return self.perturbation.search(gradient, inputs, self.generator)
 
 
 def _replay(rng: RNGState | None) -> AbstractContextManager[None]:

@@ -72,7 +72,7 @@ PROXIMAL: dict[str, list[tuple[str, ...]]] = {
             "test_diagnosis.py::TestAdvice::test_a_penalty_too_strong_gets_another_weight",
         ),
         (
-            "return text, aim if smart.perturbation.project and aim and aim.now > 0 else None",
+            "return text, aim if smart.perturbation.has_ball and aim and aim.now > 0 else None",
             "return text, aim",
             "test_diagnosis.py::TestAdvice::test_an_epsilon_that_is_no_radius_gets_none",
         ),

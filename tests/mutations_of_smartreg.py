@@ -15,15 +15,15 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
         (
             "self._project([d + self.step_size * g for d, g in zip(deltas, gradients, strict=True)])",
             "[d + self.step_size * g for d, g in zip(deltas, gradients, strict=True)]",
-            "test_perturbation.py::test_x_plus_delta_never_leaves_the_ball",
+            "test_presets.py::test_the_paper_is_algorithm_1",
         ),
         (  # one norm for the batch
             "torch.linalg.vector_norm(t.flatten(1), order, dim=1)",
             "torch.linalg.vector_norm(t, order).expand(len(t))",
-            "test_regularizer.py::test_a_sample_does_not_feel_the_rest_of_its_batch",
+            "test_laws.py::test_a_sample_does_not_feel_the_rest_of_its_batch",
         ),
         (
-            'gradients = _divide(gradients, self._norms(gradients, "linf"))',
+            "gradients = _divide(gradients, norms)",
             "pass",
             "test_perturbation.py::test_a_step_takes_the_direction_of_the_gradient_whatever_its_size",
         ),
@@ -33,9 +33,29 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
             "test_perturbation.py::test_gradients_at_padded_positions_have_no_influence",
         ),
         (
-            "deltas = inputs.keep([self._noise(x) for x in inputs.tensors])",
-            "deltas = [self._noise(x) for x in inputs.tensors]",
+            "return inputs.keep(draws)",
+            "return draws",
             "test_regularizer.py::TestMask::test_padded_positions_stay_where_they_are_and_count_for_nothing",
+        ),
+        (  # numbers for padding, too
+            "draw = draw.reshape(mask.numel(), -1)[rank].reshape(x.shape)",
+            "pass",
+            "test_laws.py::TestPadding::test_permuting_or_lengthening_it_changes_nothing",
+        ),
+        (
+            "self.epsilon / self.search_radius * delta",
+            "delta",
+            "test_presets.py::test_vat_is_the_power_iteration_by_finite_differences",
+        ),
+        (
+            "torch.where(norm == 0, delta, edge)",
+            "edge",
+            "test_perturbation.py::test_a_gradient_of_zero_leaves_the_noise",
+        ),
+        (  # noise projected before the first step
+            "return [n * self.noise_std for n in noise]",
+            "return self._project([n * self.noise_std for n in noise])",
+            "test_presets.py::test_the_paper_is_algorithm_1",
         ),
         (
             "torch.where(beyond, torch.nextafter(reached, x), reached)",
@@ -43,7 +63,53 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
             "test_perturbation.py::test_x_plus_delta_never_leaves_the_ball",
         ),
     ],
+    "smartreg/presets.py": [
+        (
+            "        divergence=kl,",
+            "        divergence=symmetric_kl,",
+            "test_presets.py::test_vat_is_the_power_iteration_by_finite_differences",
+        ),
+        (
+            "        detach_clean=True,",
+            "        detach_clean=False,",
+            "test_presets.py::test_vat_is_the_power_iteration_by_finite_differences",
+        ),
+        (
+            'noise="uniform",',
+            'noise="normal",',
+            "test_presets.py::test_r3f_is_the_symmetric_kl_at_noise_that_no_ball_holds",
+        ),
+        (
+            'F.softmax(clean.detach(), -1), reduction="sum")',
+            'F.softmax(clean, -1), reduction="sum")',
+            "test_migration.py::test_the_preset_is_that_package_bit_for_bit",
+        ),
+    ],
+    "smartreg/measurement.py": [
+        (
+            "RNGState.capture(generator)",
+            "RNGState.capture()",
+            "test_laws.py::TestRandomness::test_diagnosis_leaves_the_generator_as_it_was",
+        ),
+    ],
+    "smartreg/inputs.py": [
+        (
+            "if length < count * spacing:",
+            "if length < spacing:",
+            "test_misuse.py::TestSpacing::test_the_radius_of_the_search_over_all_coordinates",
+        ),
+    ],
     "smartreg/divergences.py": [
+        (
+            "perturbed / temperature, clean / temperature",
+            "perturbed / temperature, clean",
+            "test_divergences.py::test_a_temperature_divides_the_logits_and_nothing_else",
+        ),
+        (
+            "    _check_shapes(perturbed, clean)\n    value",
+            "    value",
+            "test_misuse.py::test_outputs_that_differ_between_calls",
+        ),
         (
             "(log_p.exp() + log_q.exp())",
             "log_p.exp()",
@@ -82,6 +148,26 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/regularizer.py": [
         (
+            "self.divergence if self.search_divergence is None else self.search_divergence",
+            "self.divergence",
+            "test_migration.py::test_every_argument_of_the_package_has_its_option",
+        ),
+        (
+            "and not has_graph(clean):",
+            "and False:",
+            "test_misuse.py::TestModes::test_outputs_without_a_graph_would_halve_the_gradient",
+        ),
+        (
+            "before.is_present()",
+            "False",
+            "test_misuse.py::TestModes::test_r_drop_without_dropout_would_be_zero",
+        ),
+        (
+            "if len(gradients) < len(leaves):",
+            "if not gradients:",
+            "test_misuse.py::test_a_forward_that_does_not_use_its_embeddings",
+        ),
+        (
             "clean = detach(clean) if self.detach_clean else clean",
             "clean = detach(clean)",
             "test_regularizer.py::TestStructure::test_gradients_reach_both_of_a_tuple_and_both_branches",
@@ -94,25 +180,30 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
         (
             "with preserved_buffers(forward), _replay(rng):",
             "with preserved_buffers(forward):",
-            "test_regularizer.py::TestDropout",
+            "test_state.py::TestDropout",
         ),
         (
             "with preserved_buffers(forward), _replay(rng):",
             "with _replay(rng):",
-            "test_regularizer.py::TestState::test_gradients_flags_and_buffers_are_as_they_were",
+            "test_state.py::TestState::test_gradients_flags_and_buffers_are_as_they_were",
         ),
         (
             "with torch.enable_grad(), _replay(rng):",
             "with torch.enable_grad():",
-            "test_regularizer.py::TestDropout::test_every_forward_of_shared_dropout_draws_the_same_masks",
+            "test_state.py::TestDropout::test_every_forward_of_shared_dropout_draws_the_same_masks",
         ),
         (
             "torch.autograd.grad(value, leaves, allow_unused=True) if",
             "(value.backward(), [leaf.grad for leaf in leaves])[1] if",
-            "test_regularizer.py::TestState::test_gradients_flags_and_buffers_are_as_they_were",
+            "test_state.py::TestState::test_gradients_flags_and_buffers_are_as_they_were",
         ),
     ],
     "smartreg/rng.py": [
+        (
+            "generator.set_state(state)",
+            "pass",
+            "test_laws.py::TestRandomness::test_diagnosis_leaves_the_generator_as_it_was",
+        ),
         ("after.restore()", "pass", "test_rng.py::test_a_replay_repeats_and_leaves_no_trace"),
     ],
 }

@@ -67,9 +67,10 @@ def plain_terms(model, task, batch, *, project=True):
         moved = tuple(each + delta for each, delta in zip(x, deltas, strict=True))
         return plain_divergence(task, model.outputs(task, moved[0] if task == "sst" else moved, masks), clean)
 
-    deltas = [torch.randn_like(each) * NOISE * mask for each, mask in zip(x, real, strict=True)]
-    if project:
-        deltas = [delta.clamp(-EPSILON, EPSILON) for delta in deltas]
+    deltas = []
+    for each, mask in zip(x, real, strict=True):  # the numbers go to the real positions, in their order
+        numbers = NOISE * torch.randn_like(each).flatten(0, 1)
+        deltas.append(torch.zeros_like(each).masked_scatter(mask.bool(), numbers[: int(mask.sum())]))
     leaves = [delta.detach().requires_grad_() for delta in deltas]
     g = torch.autograd.grad(divergence(leaves, [each.detach() for each in x], clean.detach()), leaves)
     g = [gradient * mask for gradient, mask in zip(g, real, strict=True)]

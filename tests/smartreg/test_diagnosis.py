@@ -149,7 +149,7 @@ class TestAdvice:
             f" epsilon to about {found.suggested_epsilon:.2g}"
         )
         (there,) = smart.sweep(model, x, epsilons=[found.suggested_epsilon], **options)
-        assert 0.1 <= there.gradient_share < 0.13
+        assert 0.09 < there.gradient_share < 0.13  # of other masks than the search saw
 
     def test_where_r_is_bounded_no_epsilon_is_enough(self, make, x):
         def forward(e):
@@ -197,7 +197,7 @@ class TestSweep:
         assert all(a.adversarial < b.adversarial for a, b in pairwise(found))
 
     def test_it_needs_a_ball(self, make, x):
-        with pytest.raises(ValueError, match=r"sweep\(\) needs preset='paper'"):
+        with pytest.raises(ValueError, match=r"sweep\(\) needs a ball"):
             SMART(preset="smart-pytorch").sweep(make(), x)
 
 
@@ -254,7 +254,7 @@ def test_a_target_out_of_reach_is_refused_with_what_can_be_reached(make, x):
         SMART(dropout="shared").calibrate(model, x, weight=1e-9, **arguments)
     with pytest.raises(ValueError, match=r"the least epsilon gives .*take dropout='shared'"):
         SMART().calibrate(model, x, weight=5.0, target=1e-4, **arguments)
-    with pytest.raises(ValueError, match="its epsilon is no radius"):
+    with pytest.raises(ValueError, match="epsilon is no radius"):
         SMART(preset="smart-pytorch").calibrate(model, x, weight=1.0, **arguments)
     for bracket in ((1.0, 1e-3), (0.0, 1.0), (1.0, math.inf)):
         with pytest.raises(ValueError, match="bracket must be two positive numbers in order"):

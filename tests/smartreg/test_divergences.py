@@ -1,6 +1,7 @@
 """The divergences against their formulae in float64 and in scipy."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -73,12 +74,54 @@ def test_it_is_zero_at_equal_outputs_never_negative_and_symmetric_but_for_kl(div
         torch.testing.assert_close(divergence(a, b), divergence(b, a))
 
 
+@pytest.mark.parametrize("divergence", [d for d in ALL if d is not squared_error])
+@settings(max_examples=30)
+@given(logits=two_logits(), temperature=st.sampled_from([0.1, 1.0, 2.0, 30.0]))
+def test_a_temperature_divides_the_logits_and_nothing_else(divergence, logits, temperature):
+    expected = by_scipy(divergence, *(t.numpy() / temperature for t in logits)).mean()
+    value = divergence(*logits, temperature=temperature)
+    assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"temperature must be positive and finite, got {wrong!r}"):
+            divergence(*logits, temperature=wrong)
+
+
+@pytest.mark.parametrize("divergence", ALL)
+@pytest.mark.parametrize("labels", [(0, -100, 2, -100), (-100, -100, -100, -100)])
+def test_ignored_labels_of_tokens_count_for_nothing(divergence, labels):
+    """Token-level logits (B, L, C): the mean over the tokens whose label is not -100, gradients too."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([labels, (1, 1, -100, 0)])
+    a, b = (
+        torch.randn(2, 4, 3, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
+    keep = labels != -100
+    value = divergence(a, b, mask=keep)
+    torch.testing.assert_close(value, divergence(a[keep], b[keep]))
+    for gradient in torch.autograd.grad(value, (a, b)):
+        assert not gradient[~keep].any()
+        assert gradient[keep].any(-1).all()
+
+
+@pytest.mark.parametrize("divergence", ALL)
+@pytest.mark.parametrize("options", [{}, {"temperature": 3.0}, {"mask": torch.tensor([1, 0, 1])}])
+@pytest.mark.parametrize("near", [False, True])
+def test_gradients_are_those_of_finite_differences(divergence, options, near):
+    if divergence is squared_error and "temperature" in options:
+        pytest.skip("a temperature has no meaning for numbers")
+    generator = torch.Generator().manual_seed(0)
+    a, b = (2 * torch.randn(3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    a = (b + 1e-3 * a if near else a).requires_grad_()
+    b = b.requires_grad_()
+    function = partial(divergence, **options)
+    assert torch.autograd.gradcheck(function, (a, b))
+    assert torch.autograd.gradgradcheck(function, (a, b))
+
+
 @pytest.mark.parametrize("divergence", ALL)
 def test_gradients_reach_both_branches(divergence):
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    assert torch.autograd.gradcheck(divergence, (a, b))
-    assert torch.autograd.gradgradcheck(divergence, (a, b))
     for branch in torch.autograd.grad(divergence(a, b), (a, b)):
         assert branch.abs().max() > 1e-3
 
@@ -107,15 +150,23 @@ def test_nearby_outputs_do_not_drown_in_rounding(divergence, distance):
 
 
 @pytest.mark.parametrize("divergence", ALL)
-@settings(max_examples=60)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@settings(max_examples=40)
 @given(logits=two_logits(limit=1e4))
-def test_large_logits_are_exact_in_float32_and_have_finite_gradients(divergence, logits):
-    a, b = (t.float().requires_grad_() for t in logits)
+def test_large_logits_are_exact_and_have_finite_gradients(divergence, dtype, logits):
+    """Up to 1e4 in size, in half precision of what is left of them, with the gradients of float64."""
+    a, b = (t.to(dtype).requires_grad_() for t in logits)
     value = divergence(a, b)
-    expected = divergence(a.double(), b.double()).item()
-    assert value.item() == pytest.approx(expected, rel=1e-3, abs=1e-6)
-    for gradient in torch.autograd.grad(value, (a, b)):
+    wide = [t.detach().double().requires_grad_() for t in (a, b)]
+    expected = divergence(*wide)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+    references = torch.autograd.grad(expected, wide)
+    for gradient, reference in zip(torch.autograd.grad(value, (a, b)), references, strict=True):
         assert gradient.isfinite().all()
+        # What float32 keeps of a logarithm of this size, and the logits' own type of a gradient.
+        size = max(t.abs().max().item() for t in wide)
+        rounding = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 1e-6 * size + torch.finfo(dtype).eps}
+        torch.testing.assert_close(gradient.double(), reference, **rounding)
 
 
 @pytest.mark.parametrize("divergence", SOFTMAX)

@@ -49,15 +49,17 @@ def noise_gradient(seed, scale=1.0):
 @given(
     seed=st.integers(0, 2**20),
     epsilon=st.sampled_from([1e-6, 1e-5, 1e-3, 0.1, 3.0]),
-    step_size=st.sampled_from([1e-6, 1e-3, 10.0]),
-    noise_std=st.sampled_from([1e-6, 1e-3, 10.0]),
+    step_size=st.sampled_from([1e-6, 1e-3, 10.0, math.inf]),
+    noise_std=st.sampled_from([1e-6, 1e-3, 10.0, math.inf]),
+    noise=st.sampled_from(["normal", "uniform"]),
     num_steps=st.integers(0, 3),
+    stretch=st.sampled_from([None, 0.01, 3.0]),
     dtype=st.sampled_from([*HALF, torch.float32, torch.float64]),
     scale=st.sampled_from([1e-3, 1.0, 100.0]),
     count=st.integers(1, 2),
 )
 def test_x_plus_delta_never_leaves_the_ball(
-    norm, scope, seed, epsilon, step_size, noise_std, num_steps, dtype, scale, count
+    norm, scope, seed, epsilon, step_size, noise_std, noise, num_steps, stretch, dtype, scale, count
 ):
     """Also where the embeddings' precision is so low that x + δ, rounded to the nearest, would be outside."""
     inputs = inputs_of(seed, dtype, scale, count)
@@ -67,7 +69,9 @@ def test_x_plus_delta_never_leaves_the_ball(
         epsilon=epsilon,
         step_size=step_size,
         noise_std=noise_std,
+        noise=noise,
         num_steps=num_steps,
+        search_radius=None if stretch is None else stretch * epsilon,
     )
     torch.manual_seed(seed)
     deltas = search.search(noise_gradient(seed), inputs)
@@ -77,6 +81,32 @@ def test_x_plus_delta_never_leaves_the_ball(
     assert size(moved, norm, scope) <= epsilon * rounding
     for delta, mask in zip(deltas, inputs.masks, strict=True):
         assert not delta[~mask.expand_as(delta)].any()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("num_steps", [0, 1])
+@pytest.mark.parametrize("search_radius", [None, 1e-4, 1.0])
+def test_infinite_noise_and_steps_end_on_the_edge(norm, scope, num_steps, search_radius):
+    """Gradients are taken at the radius of the search, and δ ends at ε."""
+    seen, gradient = [], noise_gradient(0)
+    search = perturbation(
+        norm=norm,
+        scope=scope,
+        noise_std=math.inf,
+        step_size=math.inf,
+        num_steps=num_steps,
+        search_radius=search_radius,
+    )
+    inputs = inputs_of(0, torch.float64)
+    deltas = search.search(lambda d: (seen.append(d), gradient(d))[1], inputs)
+    assert size(deltas, norm, scope) == pytest.approx(search.epsilon, rel=1e-6)
+    for at in seen:
+        assert size(at, norm, scope) == pytest.approx(search_radius or search.epsilon, rel=1e-6)
+    if norm == "linf":  # all of the real coordinates
+        assert sum((d.abs() > 0.99 * search.epsilon).sum() for d in deltas) == sum(
+            mask.expand(3, 4, 5).sum() for mask in inputs.masks
+        )
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -151,27 +181,36 @@ def test_a_tuple_is_measured_as_one_sample_and_a_token_by_itself(scope):
     torch.testing.assert_close(small, torch.full((1, 2, 3), 0.05 if scope == "sample" else 0.5))
 
 
-def test_a_gradient_of_zero_leaves_the_noise():
+@pytest.mark.parametrize("step_size", [0.1, math.inf])
+def test_a_gradient_of_zero_leaves_the_noise(step_size):
     inputs = inputs_of(0, torch.float64)
     results = []
     for num_steps in (0, 4):
         torch.manual_seed(0)
-        search = perturbation(num_steps=num_steps)
+        search = perturbation(num_steps=num_steps, step_size=step_size)
         results.append(search.search(lambda deltas: [torch.zeros_like(d) for d in deltas], inputs)[0])
     torch.testing.assert_close(*results)
     assert results[0].any()
 
 
 def test_a_gradient_that_is_not_finite_shows():
-    search = perturbation()
-    (delta,) = search.search(lambda deltas: [torch.full_like(d, math.inf) for d in deltas], inputs_of(0))
-    assert delta.isnan().any()
+    for norm in NORMS:
+        for step_size in (0.1, math.inf):
+            search = perturbation(norm=norm, step_size=step_size)
+            (delta,) = search.search(
+                lambda deltas: [torch.full_like(d, math.inf) for d in deltas], inputs_of(0)
+            )
+            assert delta.isnan().any()
 
 
 def test_the_noise_has_the_standard_deviation_it_is_given():
     search = perturbation(noise_std=0.3, epsilon=1e3, num_steps=0)
     (delta,) = search.search(noise_gradient(0), Inputs.check(torch.zeros(100, 100, 10), None))
     assert delta.std().item() == pytest.approx(0.3, rel=0.02)
+    search = perturbation(noise_std=0.3, noise="uniform", epsilon=1e3, num_steps=0)
+    (delta,) = search.search(noise_gradient(0), Inputs.check(torch.zeros(100, 100, 10), None))
+    assert delta.std().item() == pytest.approx(0.3 / 3**0.5, rel=0.02)
+    assert 0.299 < delta.abs().max() <= 0.3
 
 
 @pytest.mark.parametrize(
@@ -180,8 +219,11 @@ def test_the_noise_has_the_standard_deviation_it_is_given():
         ("epsilon", 0.0),
         ("epsilon", -1e-5),
         ("epsilon", math.nan),
-        ("step_size", math.inf),
+        ("step_size", 0.0),
         ("noise_std", 0.0),
+        ("noise_std", -1.0),
+        ("search_radius", 0.0),
+        ("noise", "cauchy"),
         ("num_steps", -1),
         ("num_steps", 1.0),
         ("num_steps", True),
