@@ -135,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     findings.add_argument("records", type=Path, metavar="RECORDS", help="what `reproduce` kept")
     findings.add_argument("--data", required=True, type=Path, metavar="DIR", help="the data of the runs")
 
+    why = add("why", commands.measure_mechanisms, "Show on the frozen encoder why two similarity heads fail.")
+    why.add_argument("--data", required=True, metavar="DIR", help="a folder with the handout's files")
+    why.add_argument("--weights", default=_DEFAULTS["weights"], help="default: %(default)s")
+    why.add_argument("--device", choices=DEVICES, default="auto")
+    why.add_argument("--out", type=Path, metavar="FILE", help="a JSON file to write")
+
     for name, command, what in (
         (
             "evaluate",

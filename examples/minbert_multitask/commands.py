@@ -4,7 +4,7 @@ from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
 
-from . import figures, findings, records, reproduction, table
+from . import figures, findings, mechanisms, records, reproduction, table
 from .data import SPLITS, load
 from .evaluate import METRICS, score
 from .experiments import EXPERIMENTS, Experiment, select
@@ -136,6 +136,16 @@ def print_findings(options: Namespace) -> None:
     found = findings.findings(records.load(options.records), load(options.data, splits=SPLITS))
     print(findings.markdown(found))
     findings.save(found, options.records / "findings.json")
+
+
+def measure_mechanisms(options: Namespace) -> None:
+    """Prints why two similarity heads fail, from the frozen encoder, and writes it as JSON where asked."""
+    settings = Settings(weights=options.weights, device=options.device)
+    found = mechanisms.measure(DataSource.find(options.data, Path("runs")), settings)
+    print(found.markdown())
+    if options.out is not None:
+        found.save(options.out)
+        print(options.out)
 
 
 def _positive(jobs: int) -> int:
