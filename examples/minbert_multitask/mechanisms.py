@@ -210,7 +210,7 @@ def _embeddings(inputs: Inputs, settings: Settings, pooling: Pooling, split: str
 
 def _cosines(a: Array, b: Array) -> Array:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: Array = np.einsum("nd,nd->n", a, b) / lengths
+    cosines: Array = (a * b).sum(axis=1) / lengths
     return cosines
 
 
