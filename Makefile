@@ -4,11 +4,13 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH ?=
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+FRESH_PIP := $(if $(TORCH),-m pip install --disable-pip-version-check --quiet "torch$(TORCH)",$(PIP))
 SOURCES := gradsurgery smartreg examples tests benchmarks docs
 DISTRIBUTIONS := gradsurgery smartreg examples/minbert_multitask
 
-.PHONY: demo test test-deep mutations check bench docs dist clean
+.PHONY: demo test test-deep fuzz mutations check bench docs dist clean
 demo: $(READY)
 	$(BIN)/minbert demo
 
@@ -17,6 +19,10 @@ test: $(READY)
 
 test-deep: $(READY)
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/gradsurgery tests/smartreg
+
+# Damaged files for every reader of the example, until the time is out.
+fuzz: $(READY)
+	PYTHONPATH=.:examples OMP_NUM_THREADS=1 $(BIN)/python -m tests.minbert_multitask.fuzz --seconds $(or $(SECONDS),300)
 
 # Wrong versions of the code, one after another, each of which must fail the tests named beside it: tests/mutations.txt.
 mutations: $(READY)
@@ -51,7 +57,8 @@ docs: $(READY)
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
 	$(BIN)/python -m docs.check_links build/docs
 
-# Wheels and sdists into dist/, then the library tests against the installed wheels, away from the checkout.
+# Wheels and sdists into dist/, then the library tests against the installed wheels, away from the checkout: with the
+# versions of constraints.txt, or with TORCH="==2.4.*" or TORCH=">=2.4" and what pip finds for it.
 dist: $(READY)
 	rm -rf dist build $(DISTRIBUTIONS:%=%/build)
 	for distribution in $(DISTRIBUTIONS); do $(BIN)/python -m build --outdir dist $$distribution >dist.log 2>&1 || { cat dist.log; exit 1; }; done
@@ -59,9 +66,9 @@ dist: $(READY)
 	$(BIN)/python -m twine check --strict dist/*
 	rm -rf build/wheels
 	$(PYTHON) -m venv build/wheels
-	build/wheels/bin/python $(PIP) dist/gradsurgery-*.whl dist/smartreg-*.whl --requirement requirements-test.txt
-	build/wheels/bin/python $(PIP) --no-deps --requirement requirements-nodeps.txt
-	cp -r tests setup.cfg build/wheels/ && cd build/wheels && bin/python -m pytest -o pythonpath=. -q tests/gradsurgery tests/smartreg
+	build/wheels/bin/python $(FRESH_PIP) dist/gradsurgery-*.whl dist/smartreg-*.whl --requirement requirements-test.txt
+	build/wheels/bin/python $(FRESH_PIP) --no-deps --requirement requirements-nodeps.txt
+	cp -r tests setup.cfg build/wheels/ && cd build/wheels && bin/python -m pytest -o pythonpath=. -q tests/gradsurgery tests/smartreg tests/typing
 
 clean:
 	rm -rf build dist $(DISTRIBUTIONS:%=%/build)

@@ -22,6 +22,7 @@ from tests.mutations_of_distributed import DISTRIBUTED
 from tests.mutations_of_docs import DOCS
 from tests.mutations_of_embeddings import EMBEDDINGS
 from tests.mutations_of_example import EXAMPLE
+from tests.mutations_of_files import FILES
 from tests.mutations_of_gradsurgery import GRADSURGERY
 from tests.mutations_of_methods import METHODS
 from tests.mutations_of_pcgrad import PCGRAD
@@ -67,7 +68,18 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(file, fragment, replacement, tuple(f"tests/{Path(file).parent.name}/{test}" for test in tests))
-    for area in (GRADSURGERY, PCGRAD, DISTRIBUTED, METHODS, SMARTREG, PROXIMAL, EMBEDDINGS, EXAMPLE, DOCS)
+    for area in (
+        GRADSURGERY,
+        PCGRAD,
+        DISTRIBUTED,
+        METHODS,
+        SMARTREG,
+        PROXIMAL,
+        EMBEDDINGS,
+        EXAMPLE,
+        FILES,
+        DOCS,
+    )
     for file, changes in area.items()
     for fragment, replacement, *tests in changes
 ]
