@@ -35,6 +35,7 @@ class Experiment:
             feature over real positions.
         smart: The preset of ``smartreg.SMART`` whose penalty is added to every task's loss, if any.
         smart_weight: λ, the weight of that penalty.
+        masked_lm: Whether the encoder first learns, for as long, to guess hidden tokens of the train sentences.
         epoch_multiple: An epoch has this many times the schedule's iterations.
         group: The rows that it belongs to.
     """
@@ -47,6 +48,7 @@ class Experiment:
     pooling: Pooling = "cls"
     smart: SmartPreset | None = None
     smart_weight: float = 5.0
+    masked_lm: bool = False
     epoch_multiple: int = 1
     group: Group = "paper"
 
@@ -165,6 +167,13 @@ _ROWS = (
         update="sum",
         similarity="joint",
         paraphrase="joint",
+        group="beyond",
+    ),
+    Experiment(
+        name="masked-lm",
+        what="multitask after as many iterations of masked language modelling on the train sentences",
+        update="sum",
+        masked_lm=True,
         group="beyond",
     ),
     Experiment(

@@ -125,6 +125,7 @@ CLAIMS = (
             ("dwa", "dynamic weight average helps multitask"),
             ("mean-pooling", "mean pooling helps multitask"),
             ("max-pooling", "max pooling helps multitask"),
+            ("masked-lm", "masked language modelling on the train sentences helps multitask"),
         )
     ),
 )

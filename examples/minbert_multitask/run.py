@@ -16,6 +16,7 @@ from .bert import BertModel
 from .evaluate import score
 from .inference import predict_split, predictor
 from .inputs import Inputs
+from .masked_lm import pretrain
 from .model import MultitaskModel
 from .prediction_files import write_predictions
 from .progress import Event, Report
@@ -63,7 +64,7 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
             tokens=inputs.tokens,
             report=lambda done, note: _report(job, report, done, note),
         )
-        _train(trainer, job)
+        _train(trainer, job, inputs)
         model.load_state_dict(trainer.best)
         predict, dev = predictor(model, settings), trainer.best_dev
     training_seconds = trainer.seconds if trainer else time.monotonic() - started
@@ -93,7 +94,7 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
     return result
 
 
-def _train(trainer: Trainer, job: Job) -> None:
+def _train(trainer: Trainer, job: Job, inputs: Inputs) -> None:
     path = job.folder / CHECKPOINT
     begun = "begun"
     if job.resume and path.exists():
@@ -104,6 +105,12 @@ def _train(trainer: Trainer, job: Job) -> None:
                 f"{path} is another version's checkpoint ({error}); delete it to begin anew"
             ) from error
         begun = f"resumed at epoch {trainer.epoch}, iteration {trainer.iteration}"
+    elif job.experiment.masked_lm:
+        found = pretrain(trainer.model.encoder, inputs.tokens, inputs.tokenizer, job.settings)
+        begun += (
+            f" after {found.iterations} iterations of masked language modelling, loss {found.first_loss:.3f} "
+            f"to {found.last_loss:.3f}"
+        )
     versions = ", ".join(f"{name} {value}" for name, value in _versions(job.settings).items())
     job.log(f"{begun}: {job.experiment.name}, seed {job.settings.seed}; {versions}")
 

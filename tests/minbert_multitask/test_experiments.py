@@ -56,6 +56,7 @@ BEYOND = [
     ("max-pooling", "sum", "linear", "max", None, 1),
     ("agreement", "sum", "agreement", "cls", None, 1),
     ("joint-pairs", "sum", "joint", "cls", None, 1),
+    ("masked-lm", "sum", "linear", "cls", None, 1),
     ("best", "sum", "cosine-scaled", "mean", None, 3),
 ]
 NAMES = [row[0] for row in PAPER + OURS + BEYOND]
@@ -75,6 +76,10 @@ def test_the_papers_thirteen_rows_come_first_and_in_its_order_then_ours():
 def test_the_rows_with_another_paraphrase_head():
     heads = {name: row.paraphrase for name, row in EXPERIMENTS.items() if row.paraphrase != "linear"}
     assert heads == {"agreement": "agreement", "joint-pairs": "joint", "best": "agreement"}
+
+
+def test_one_row_is_trained_on_masked_tokens_first():
+    assert [name for name, row in EXPERIMENTS.items() if row.masked_lm] == ["masked-lm"]
 
 
 def test_the_penalty_weighs_five_everywhere():
