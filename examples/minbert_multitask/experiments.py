@@ -35,7 +35,7 @@ class Experiment:
             feature over real positions.
         smart: The preset of ``smartreg.SMART`` whose penalty is added to every task's loss, if any.
         smart_weight: λ, the weight of that penalty.
-        masked_lm: Whether the encoder first learns, for as long, to guess hidden tokens of the train sentences.
+        masked_lm: Whether the encoder first learns, as long, to guess hidden tokens of the train sentences.
         epoch_multiple: An epoch has this many times the schedule's iterations.
         group: The rows that it belongs to.
     """
