@@ -126,7 +126,7 @@ def unsynchronized() -> Iterator[None]:
     Their reducer expects one backward a forward that reaches every parameter, and would mix up the rows of
     tasks. It is switched off as ``no_sync`` does it, at each forward, since a task is any callable.
     """
-    if ranks(None) == 1:
+    if not (dist.is_available() and dist.is_initialized()):
         yield
         return
     synchronized: dict[nn.parallel.DistributedDataParallel, bool] = {}

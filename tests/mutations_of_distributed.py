@@ -23,6 +23,11 @@ DISTRIBUTED = {
         ),
     ],
     "gradsurgery/distributed.py": [
+        (
+            "if not (dist.is_available() and dist.is_initialized()):\n        yield",
+            "if ranks(None) == 1:\n        yield",
+            "test_distributed.py::test_a_single_rank_under_ddp_trains_as_without",
+        ),
         ("message.div_(share)", "message", _JOINED),
         ("highest == -lowest for", "True for", _REFUSED),
         ("            if module.static_graph:", "            if False:", _REFUSED),

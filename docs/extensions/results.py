@@ -95,6 +95,18 @@ def readme(page: str) -> str:
     return "".join(parts)
 
 
+def section(page: str, heading: str) -> str:
+    """Returns what stands under a heading of a README, up to the next one of its level.
+
+    Raises:
+        ValueError: If the README has no such heading.
+    """
+    found = re.search(rf"^## {re.escape(heading)}\n+(.*?)(?=^## |\Z)", readme(page), re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ValueError(f"heading must be one of {READMES[page]}, got {heading!r}: take one that is there")
+    return found[1]
+
+
 def recipes() -> str:
     """Returns a section for each recipe: the first line of its documentation, and the script."""
     parts = []
@@ -110,6 +122,7 @@ def write(folder: Path) -> None:
     """Writes tables and sections into a folder, for the pages that include them."""
     folder.mkdir(exist_ok=True)
     texts = {"runs": tables(), "penalties": penalties(), "recipes": recipes()}
+    texts["smart-pytorch"] = section("libraries/smartreg", "Coming from smart-pytorch or mt-dnn")
     texts |= {f"{Path(page).name}-readme": readme(page) for page in READMES}
     for name, text in texts.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")

@@ -73,6 +73,14 @@ def test_quoted_tables_are_those_of_the_results():
     assert all(f"## {path.parent.name}\n" in results.tables() for path in results.RUNS.glob("*/results.json"))
 
 
+def test_a_section_ends_where_the_next_begins():
+    text = results.section("libraries/smartreg", "Coming from smart-pytorch or mt-dnn")
+    assert "| smart-pytorch | mt-dnn | here |" in text
+    assert "\n## " not in text
+    with pytest.raises(ValueError, match="'None such'"):
+        results.section("libraries/smartreg", "None such")
+
+
 def test_every_recipe_is_shown():
     text = results.recipes()
     for path in (results.ROOT / "examples" / "recipes").glob("*.py"):

@@ -36,6 +36,17 @@ def test_ranks_train_as_one_process_on_the_joined_batch(ranks, name, world):
         check(kind, expected)
 
 
+def on_its_own(rank, world):
+    module = joined.ddp()
+    return joined.train(module, pcgrad(module, seed_of(0)), joined.part_of(rank, world), kind="callables")
+
+
+def test_a_single_rank_under_ddp_trains_as_without(ranks):
+    """As ``torchrun --nproc-per-node 1`` makes it: DDP's reducer would wait for the heads of other tasks."""
+    module = joined.Model()
+    check(ranks.run(on_its_own, 1), joined.train(module, pcgrad(module, seed_of(0)), joined.batch))
+
+
 def test_the_training_can_tell_a_wrong_order_and_local_surgery():
     """What it ends with depends on the order, on the surgery, and on the whole batch."""
     trained = []
