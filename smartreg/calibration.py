@@ -39,7 +39,8 @@ def calibrate(
     Args:
         self: The regularizer, of a preset with a ball: ``"paper"`` or ``"vat"``.
         forward: See :meth:`SMART.penalize`.
-        embeddings: See :meth:`SMART.penalize`.
+        embeddings: See :meth:`SMART.penalize`; cut from their graph, so that parameters below them do not
+            count.
         loss: From the outputs to L.
         parameters: The parameters whose gradients are compared; frozen ones are left out.
         weight: λ.

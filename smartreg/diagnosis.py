@@ -72,7 +72,8 @@ def diagnose(
     Args:
         self: The regularizer.
         forward: See :meth:`SMART.penalize`; in the mode, training or evaluation, that is to be measured.
-        embeddings: See :meth:`SMART.penalize`.
+        embeddings: See :meth:`SMART.penalize`; cut from their graph, so that parameters below them do not
+            count.
         loss: From the outputs to L, for ``gradient_share``.
         parameters: The parameters whose gradients ``gradient_share`` compares; frozen ones are left out.
         weight: λ.

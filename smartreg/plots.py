@@ -71,7 +71,7 @@ def plot_sweep(
     if has_share:
         panels[1, 0].set_ylabel("gradient share")
     figure.legend(
-        handles.values(), handles, loc="outside upper left", ncols=3, fontsize="small", frameon=False
+        handles.values(), handles, loc="outside lower left", ncols=3, fontsize="small", frameon=False
     )
     return figure
 

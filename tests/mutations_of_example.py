@@ -108,9 +108,29 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
     ],
     f"{_PACKAGE}/regularization.py": [
         (
-            "penalize(forward, embeddings, mask=masks)",
-            "penalize(forward, embeddings)",
+            "mask=point.masks\n            )",
+            "mask=None\n            )",
             "test_regularization.py::test_real_positions_are_perturbed_and_padding_is_not",
+        ),
+        (
+            "FIRST_MOMENTUM if progress <= FIRST_UPDATES else MOMENTUM",
+            "FIRST_MOMENTUM",
+            "test_regularization.py::test_the_teacher_follows_with_the_papers_momentum",
+        ),
+        (
+            "math.exp(math.fsum(map(math.log, found)) / len(found))",
+            "math.fsum(found) / len(found)",
+            "test_regularization.py::test_epsilon_is_the_geometric_mean_over_batches",
+        ),
+        (
+            'self.proximal.load_state_dict(state["proximal"])',
+            "pass",
+            "test_train.py::test_from_any_checkpoint_on_the_end_is_the_same_to_the_last_bit[smart-gse-bregman]",
+        ),
+        (
+            'self.epsilons = dict(state["epsilons"])',
+            "pass",
+            "test_train.py::test_from_any_checkpoint_on_the_end_is_the_same_to_the_last_bit[smart-calibrated]",
         ),
     ],
     f"{_PACKAGE}/data.py": [

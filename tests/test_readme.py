@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from minbert_multitask import cli, figures, table
+from minbert_multitask import cli, figures, smart_diagnosis, table
 from minbert_multitask.experiments import TASKS, select
 from minbert_multitask.results import RunResult, collect
 
@@ -69,6 +69,17 @@ def test_the_committed_pictures_are_drawn_from_the_committed_runs(real_runs, tmp
 def test_nothing_committed_names_a_folder_of_somebodys_machine(real_runs):
     for run in real_runs:
         assert not any(str(value).startswith("/") for value in run.config.values())
+
+
+def test_the_examples_readme_states_the_committed_diagnosis_of_smart():
+    text = " ".join((EXAMPLE / "README.md").read_text(encoding="utf-8").split())
+    found = smart_diagnosis.load(RESULTS / "smart-diagnosis" / "diagnosis.json")
+    for task, one in found.items():
+        assert all(line in text for line in smart_diagnosis.summary(task, one))
+        assert f"{one.published.gradient_share:.2g} ({task.upper()})" in text
+        assert f"{one.published.gain:,.0f} ({task.upper()})" in text
+        assert 1e-3 < one.calibrated_epsilon < 1e-1
+    assert (RESULTS / "smart-diagnosis" / "diagnosis.png").exists()
 
 
 def test_the_examples_readme_names_every_command_and_file():

@@ -86,12 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROW",
         help="names as in `minbert list`, or `paper`, `beside`, `beyond`, `all`",
     )
-    train.add_argument(
-        "--data",
-        default="demo",
-        metavar="DIR|hub|demo",
-        help="a folder with the handout's files, `hub` to fetch SST-5, QQP and STS-B, or the embedded corpus",
-    )
+    _add_data(train)
     train.add_argument(
         "--out", type=Path, default=Path("runs"), help="folder of the runs (default: %(default)s)"
     )
@@ -167,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     figures = add("figures", commands.draw_figures, "Draw the figures of all runs in a folder.")
     figures.add_argument("out", nargs="?", type=Path, default=Path("runs"), help="default: %(default)s")
 
+    smart = add(
+        "diagnose-smart",
+        commands.diagnose_smart,
+        "Say what SMART's penalty consists of at the published epsilon, and which epsilon would matter.",
+    )
+    _add_diagnosis(smart)
+
     demo = add(
         "demo", commands.demo, "Train and score sixteen rows at a small schedule on the embedded corpus."
     )
@@ -180,8 +182,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        default="demo",
+        metavar="DIR|hub|demo",
+        help="a folder with the handout's files, `hub` to fetch SST-5, QQP and STS-B, or the embedded corpus",
+    )
+
+
+def _add_diagnosis(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--out", type=Path, default=Path("runs/diagnose-smart"), help="default: %(default)s")
+    parser.add_argument(
+        "--samples", type=int, default=2, help="draws of noise and dropout to average (default: %(default)s)"
+    )
+    _add_settings(parser, only=commands.DIAGNOSED)
+
+
+def _add_settings(parser: argparse.ArgumentParser, *, only: Sequence[str] = tuple(_DEFAULTS)) -> None:
     def add(name: str, what: str, **options: Any) -> None:
+        if name not in only:
+            return
         shown = "all" if _DEFAULTS[name] is None else _DEFAULTS[name]
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, default=_DEFAULTS[name], help=f"{what} (default: {shown})", **options)

@@ -4,10 +4,11 @@ from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
 
-from . import figures, findings, mechanisms, records, reproduction, table
+from . import figures, findings, mechanisms, records, reproduction, smart_diagnosis, table
 from .data import SPLITS, load
 from .evaluate import METRICS, score
 from .experiments import EXPERIMENTS, Experiment, select
+from .files import write_atomically
 from .inference import predict_split
 from .inputs import DataSource, Inputs
 from .parallel import run_all
@@ -21,6 +22,9 @@ DEMO = Settings(
     epochs=2, iterations=6, batch_size=4, lr=1e-4, train_eval_size=50, probe_every=6, checkpoint_every=0
 )
 """The demo's schedule: sixteen rows in under five minutes on two cores."""
+
+DIAGNOSED = ("weights", "layers", "batch_size", "seed", "device")
+"""The settings that a diagnosis of SMART depends on."""
 
 _UNITS = {"sst": "accuracy", "qqp": "accuracy", "sts": "Pearson", "overall": "mean"}
 
@@ -91,6 +95,26 @@ def draw_figures(options: Namespace) -> None:
     folder = options.out.parent if options.out.is_file() else options.out
     for path in figures.draw(results, folder / "figures"):
         print(path)
+
+
+def diagnose_smart(options: Namespace) -> None:
+    """Prints what SMART's penalty consists of at the first training batches; writes it and its picture."""
+    settings = Settings(**{name: getattr(options, name) for name in DIAGNOSED})
+    if options.samples < 1:
+        raise ValueError(f"samples must be at least 1, got {options.samples}")
+    inputs = Inputs.load(DataSource.find(options.data, options.out), settings.weights)
+    made_with = smart_diagnosis.describe(inputs, settings)
+    found = {}
+    for task, one in smart_diagnosis.diagnose(
+        EXPERIMENTS["smart"], settings, inputs.tokens, inputs.weights, samples=options.samples
+    ):
+        found[task] = one
+        print(*smart_diagnosis.summary(task, one), sep="\n", flush=True)
+    smart_diagnosis.save(found, made_with, options.out / "diagnosis.json")
+    picture = smart_diagnosis.draw(found, made_with)
+    write_atomically(options.out / "diagnosis.png", figures.png(picture))
+    for name in ("diagnosis.json", "diagnosis.png"):
+        print(options.out / name)
 
 
 def demo(options: Namespace) -> None:

@@ -35,6 +35,9 @@ class Experiment:
             feature over real positions.
         smart: The preset of ``smartreg.SMART`` whose penalty is added to every task's loss, if any.
         smart_weight: λ, the weight of that penalty.
+        smart_calibrated: Whether ε is not the published one but calibrated on the first training batches, so
+            that the penalty's gradient is a tenth of the task's; both forwards then share dropout masks.
+        bregman_weight: μ, the weight of the Bregman proximal point's penalty; 0 for none.
         masked_lm: Whether the encoder first learns, as long, to guess hidden tokens of the train sentences.
         epoch_multiple: An epoch has this many times the schedule's iterations.
         group: The rows that it belongs to.
@@ -48,6 +51,8 @@ class Experiment:
     pooling: Pooling = "cls"
     smart: SmartPreset | None = None
     smart_weight: float = 5.0
+    smart_calibrated: bool = False
+    bregman_weight: float = 0.0
     masked_lm: bool = False
     epoch_multiple: int = 1
     group: Group = "paper"
@@ -184,6 +189,30 @@ _ROWS = (
         paraphrase="agreement",
         pooling="mean",
         epoch_multiple=3,
+        group="beyond",
+    ),
+    Experiment(
+        name="smart-bregman",
+        what="smart with the Bregman proximal point, SMART's second half",
+        update="sum",
+        smart="paper",
+        bregman_weight=1.0,
+        group="beyond",
+    ),
+    Experiment(
+        name="smart-gse-bregman",
+        what="smart-gse with the Bregman proximal point",
+        update="gse",
+        smart="paper",
+        bregman_weight=1.0,
+        group="beyond",
+    ),
+    Experiment(
+        name="smart-calibrated",
+        what="smart, shared dropout, ε calibrated to a tenth of the task's gradient",
+        update="sum",
+        smart="paper",
+        smart_calibrated=True,
         group="beyond",
     ),
 )

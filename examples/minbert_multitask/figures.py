@@ -40,12 +40,13 @@ def draw(results: Iterable[RunResult], folder: str | Path) -> list[Path]:
             figure = draw_one(group)
             if figure is not None:
                 path = Path(folder) / f"{name}{f'-{number}' if number > 1 else ''}.png"
-                write_atomically(path, _png(figure))
+                write_atomically(path, png(figure))
                 paths.append(path)
     return paths
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Returns a figure as a picture, equal to the byte for equal figures."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})  # equal for equal results
+    figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

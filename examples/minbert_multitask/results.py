@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,7 @@ class RunResult:
         conflicts: Sampled cosines between gradients.
         seconds: Training and scoring, interruptions left out.
         peak_memory_bytes: Of the GPU where there is one, of the process otherwise.
+        smart_epsilons: SMART's ε by task, where the row calibrates it.
     """
 
     row: str
@@ -127,6 +128,7 @@ class RunResult:
     conflicts: tuple[ConflictSample, ...]
     seconds: float
     peak_memory_bytes: int
+    smart_epsilons: dict[str, float] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Writes the result as JSON; a loss or cosine that is not finite becomes null.

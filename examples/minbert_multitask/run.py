@@ -86,6 +86,7 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
         conflicts=tuple(trainer.conflicts) if trainer else (),
         seconds=training_seconds,
         peak_memory_bytes=peak,
+        smart_epsilons=trainer.task_loss.epsilons if trainer else {},
     )
     job.log(f"ended: best epoch {result.best_epoch}, peak memory {peak / 1e6:.0f} MB")
     result.save(job.folder / RESULT)

@@ -15,10 +15,13 @@ from .evaluate import Predictions, TaskPredictions
 from .experiments import TASKS, Experiment
 from .inference import autocast, point_scores, predict_split, predictor
 from .model import MultitaskModel
-from .regularization import task_loss
+from .regularization import TaskLoss
 from .results import ConflictSample, Epoch
 from .settings import Settings
 from .typed_json import from_plain, to_plain
+
+CALIBRATION_BATCHES = 4
+"""How many of the first training batches of each task ε is calibrated on."""
 
 
 def epoch_iterations(experiment: Experiment, settings: Settings) -> int:
@@ -42,6 +45,7 @@ class Trainer:
     Attributes:
         epochs: The history so far.
         conflicts: The cosines measured so far.
+        task_loss: What is minimised.
         best: The best epoch's weights, on the CPU.
         best_dev: The best epoch's predictions on dev.
         seconds: Time spent, interruptions left out.
@@ -65,7 +69,7 @@ class Trainer:
             model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0
         )
         self.updater = updates.build(experiment.update, optimizer, seed=settings.seed)
-        self._task_loss = task_loss(model, experiment)
+        self.task_loss = TaskLoss(model, experiment)
         self._batches, self._probe_batches = (
             {
                 task: Batches(
@@ -122,6 +126,7 @@ class Trainer:
             "iteration": self.iteration,
             "model": self.model.state_dict(),
             "updater": self.updater.state_dict(),
+            "task_loss": self.task_loss.state_dict(),
             "generators": rng_state(),
             "loss_sums": self._loss_sums,
             "epochs": to_plain(self.epochs),
@@ -136,6 +141,7 @@ class Trainer:
         self.epoch, self.iteration = state["epoch"], state["iteration"]
         self.model.load_state_dict(state["model"])
         self.updater.load_state_dict(state["updater"])
+        self.task_loss.load_state_dict(state["task_loss"])
         restore_rng_state(state["generators"])
         self._loss_sums.copy_(state["loss_sums"])
         self.epochs = list(from_plain(state["epochs"], tuple[Epoch, ...], place="epochs"))
@@ -149,6 +155,8 @@ class Trainer:
 
     def _iterate(self) -> None:
         """Measures the conflict where it is due, and makes one iteration's updates."""
+        if not self.epoch and not self.iteration:
+            self._calibrate()
         if self.settings.probe_every and self.iteration % self.settings.probe_every == 0:
             self.conflicts.append(self._probe())
         first_losses: dict[str, Tensor] = {}  # an update may ask for a loss again, at other parameters
@@ -161,11 +169,21 @@ class Trainer:
         device = self.settings.torch_device()
         batches = {task: self._batches[task].at(self.epoch, self.iteration).to(device) for task in TASKS}
         self.updater.step({task: partial(loss_of, task, batch) for task, batch in batches.items()})
+        done = self.epoch * self.iterations + self.iteration + 1
+        self.task_loss.update(done / (self.settings.epochs * self.iterations))
         self._loss_sums += torch.stack([first_losses[task].double() for task in TASKS])
+
+    def _calibrate(self) -> None:
+        """Sets ε on the first batches, where the row calibrates it."""
+        device = self.settings.torch_device()
+        first = range(min(CALIBRATION_BATCHES, self.iterations))
+        batches = {task: [self._batches[task].at(0, number).to(device) for number in first] for task in TASKS}
+        with autocast(self.settings):
+            self.task_loss.calibrate(batches)
 
     def _loss(self, task: str, batch: Batch) -> Tensor:
         with autocast(self.settings):
-            return self._task_loss(task, batch)
+            return self.task_loss(task, batch)
 
     def _probe(self) -> ConflictSample:
         device = self.settings.torch_device()

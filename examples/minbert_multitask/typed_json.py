@@ -2,7 +2,7 @@
 
 import math
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
@@ -41,10 +41,15 @@ def from_plain(value: Any, kind: Any, *, place: str) -> Any:
         return tuple(from_plain(item, arguments[0], place=f"{place}[{index}]") for index, item in items)
     if is_dataclass(origin):
         hints = get_type_hints(origin)
-        if value.keys() != hints.keys():
+        if not _required(origin) <= value.keys() <= hints.keys():
             raise ValueError(f"{place} must have {', '.join(hints)}, got {str(list(value))[:80]}")
-        return kind(**{n: from_plain(value[n], hint, place=f"{place}.{n}") for n, hint in hints.items()})
+        return kind(**{n: from_plain(item, hints[n], place=f"{place}.{n}") for n, item in value.items()})
     return _number(value, place) if kind is float else value
+
+
+def _required(kind: Any) -> set[str]:
+    """Returns the names of a dataclass's fields that have no default: what older files lack has one."""
+    return {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
 
 
 def _number(value: float | None, place: str) -> float:

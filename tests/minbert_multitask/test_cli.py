@@ -5,7 +5,7 @@ import json
 from dataclasses import fields
 
 import pytest
-from minbert_multitask import cli, commands
+from minbert_multitask import cli, commands, smart_diagnosis
 from minbert_multitask.experiments import EXPERIMENTS, select
 from minbert_multitask.results import RunResult, collect
 from minbert_multitask.settings import Settings
@@ -47,7 +47,7 @@ def test_list_names_every_row(call):
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "train", "evaluate", "predict", "table", "figures", "demo", None]
+    "command", ["list", "train", "evaluate", "predict", "table", "figures", "diagnose-smart", "demo", None]
 )
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -166,3 +166,30 @@ def test_the_demo_runs_the_rows_of_every_table_and_never_writes_over_an_older_on
         assert str(tmp_path / "demo" / file) in printed
     call("demo", *arguments)
     assert (tmp_path / "demo-2" / "results.csv").exists()
+
+
+def test_diagnose_smart(call, small_data, small_weights, tmp_path):
+    arguments = ("--data", small_data, "--weights", small_weights, "--out", tmp_path / "d", "--samples", 1)
+    printed = call("diagnose-smart", *arguments).out
+    found = json.loads((tmp_path / "d" / "diagnosis.json").read_text(encoding="utf-8"))
+    assert list(found["tasks"]) == ["sst", "qqp", "sts"]
+    assert found["data"]["name"] == small_data.name
+    for task, one in found["tasks"].items():
+        published, sweep = one["published"], one["sweep"]
+        assert published["epsilon"] == 1e-5
+        assert f"{task}: epsilon 1e-05 is {published['verdict']}" in printed
+        assert "inert" in published["verdict"]
+        assert len(sweep) == 7
+        (same,) = (d for d in sweep if d["epsilon"] == pytest.approx(1e-5))
+        assert same["adversarial"] == pytest.approx(published["adversarial"], rel=0.5)
+        assert f"{task}: for a tenth of the task's gradient" in printed
+        if one["calibrated_epsilon"] is not None:
+            first = next(n for n, d in enumerate(sweep) if d["gradient_share"] >= 0.08)
+            assert sweep[first - 1]["epsilon"] / 2 < one["calibrated_epsilon"] < 2 * sweep[first]["epsilon"]
+    assert (tmp_path / "d" / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
+    again = smart_diagnosis.load(tmp_path / "d" / "diagnosis.json")
+    assert [line for task, one in again.items() for line in smart_diagnosis.summary(task, one)] == [
+        line for line in printed.splitlines() if ": " in line
+    ]
+    refused = call("diagnose-smart", *arguments[:-1], 0, status=2)
+    assert refused.err == "minbert: error: samples must be at least 1, got 0\n"

@@ -58,6 +58,9 @@ BEYOND = [
     ("joint-pairs", "sum", "joint", "cls", None, 1),
     ("masked-lm", "sum", "linear", "cls", None, 1),
     ("best", "sum", "cosine-scaled", "mean", None, 3),
+    ("smart-bregman", "sum", "linear", "cls", "paper", 1),
+    ("smart-gse-bregman", "gse", "linear", "cls", "paper", 1),
+    ("smart-calibrated", "sum", "linear", "cls", "paper", 1),
 ]
 NAMES = [row[0] for row in PAPER + OURS + BEYOND]
 
@@ -80,6 +83,12 @@ def test_the_rows_with_another_paraphrase_head():
 
 def test_one_row_is_trained_on_masked_tokens_first():
     assert [name for name, row in EXPERIMENTS.items() if row.masked_lm] == ["masked-lm"]
+
+
+def test_the_rows_with_the_second_half_of_smart_and_with_an_epsilon_of_their_own():
+    weights = {name: row.bregman_weight for name, row in EXPERIMENTS.items() if row.bregman_weight}
+    assert weights == {"smart-bregman": 1.0, "smart-gse-bregman": 1.0}
+    assert [name for name, row in EXPERIMENTS.items() if row.smart_calibrated] == ["smart-calibrated"]
 
 
 def test_the_penalty_weighs_five_everywhere():

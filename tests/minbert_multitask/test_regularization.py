@@ -1,5 +1,6 @@
 """The loss of a row: the head's, and with SMART five times the penalty of the algorithm written out."""
 
+import copy
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -9,7 +10,7 @@ from minbert_multitask.batches import Batch
 from minbert_multitask.bert import BertConfig, BertModel
 from minbert_multitask.experiments import EXPERIMENTS
 from minbert_multitask.model import MultitaskModel
-from minbert_multitask.regularization import task_loss
+from minbert_multitask.regularization import Point, TaskLoss
 from smart_pytorch import SMARTLoss, kl_loss, sym_kl_loss
 
 TASKS = ("sst", "qqp", "sts")
@@ -90,7 +91,7 @@ def plain_terms(model, task, batch, *, project=True):
 def test_without_smart_the_loss_is_the_heads(row, task):
     model, batch = model_of(row), batch_of(task)
     expected = model.head(task).loss(model(task, batch), batch.labels)
-    assert torch.equal(task_loss(model, EXPERIMENTS[row])(task, batch), expected)
+    assert torch.equal(TaskLoss(model, EXPERIMENTS[row])(task, batch), expected)
 
 
 PENALISED = [(row, task) for row in ("smart", "smart-gse", "smart-library") for task in TASKS]
@@ -103,7 +104,7 @@ def test_with_smart_the_penalty_is_the_algorithms_written_out(row, task, weight)
     experiment, model, batch = replace(EXPERIMENTS[row], smart_weight=weight), model_of(row), batch_of(task)
     parameters = list(model.parameters())
     torch.manual_seed(5)
-    found = task_loss(model, experiment)(task, batch)
+    found = TaskLoss(model, experiment)(task, batch)
     torch.manual_seed(5)
     loss, penalty = plain_terms(model, task, batch, project=row != "smart-library")
     assert penalty > 1e-18
@@ -125,7 +126,7 @@ def test_the_library_has_no_penalty_on_one_logit():
     model, batch = model_of("smart-library"), batch_of("qqp")
     logits = model("qqp", batch).unsqueeze(-1)  # (B, 1), as that package takes them
     assert SMARTLoss(lambda x: logits + x.sum(), kl_loss, sym_kl_loss)(logits.detach(), logits) == 0
-    found = task_loss(model, EXPERIMENTS["smart-library"])("qqp", batch)
+    found = TaskLoss(model, EXPERIMENTS["smart-library"])("qqp", batch)
     assert torch.equal(found, model.head("qqp").loss(model("qqp", batch), batch.labels))
 
 
@@ -140,7 +141,7 @@ def test_the_loss_and_the_penalty_share_one_clean_forward(row, task):
         patch.object(encoder, "embed", wraps=encoder.embed) as embed,
         patch.object(model.head(task), "loss", wraps=model.head(task).loss) as loss,
     ):
-        task_loss(model, EXPERIMENTS[row])(task, batch)
+        TaskLoss(model, EXPERIMENTS[row])(task, batch)
     assert encode.call_count == forwards  # clean, and for SMART the inner step's and the perturbed one
     assert embed.call_count == loss.call_count == 1
 
@@ -153,7 +154,7 @@ def test_in_training_the_loss_is_that_of_the_clean_forward_with_its_dropout():
         model.head("sst"), "loss", lambda outputs, labels: seen.append(outputs) or real(outputs, labels)
     ):
         torch.manual_seed(5)
-        task_loss(model, EXPERIMENTS["smart"])("sst", batch)
+        TaskLoss(model, EXPERIMENTS["smart"])("sst", batch)
     torch.manual_seed(5)
     torch.testing.assert_close(seen[0], model("sst", batch))  # the first forward after the seed
 
@@ -161,7 +162,7 @@ def test_in_training_the_loss_is_that_of_the_clean_forward_with_its_dropout():
 @pytest.mark.parametrize("task", TASKS)
 def test_nothing_is_left_behind_and_everything_is_reached(task):
     model, batch = model_of("smart").train(), batch_of(task)
-    loss = task_loss(model, EXPERIMENTS["smart"])(task, batch)
+    loss = TaskLoss(model, EXPERIMENTS["smart"])(task, batch)
     assert all(p.grad is None for p in model.parameters())
     loss.backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None}
@@ -178,9 +179,107 @@ def test_nothing_is_left_behind_and_everything_is_reached(task):
 def test_real_positions_are_perturbed_and_padding_is_not(row, task):
     model, batch = model_of(row), batch_of(task)
     with patch.object(model.encoder, "encode", wraps=model.encoder.encode) as encode:
-        task_loss(model, EXPERIMENTS[row])(task, batch)
+        TaskLoss(model, EXPERIMENTS[row])(task, batch)
     (clean, mask), (perturbed, _) = encode.call_args_list[0].args, encode.call_args_list[-1].args
     moved = (perturbed != clean).any(-1)
     assert torch.equal(moved, mask.bool())
     largest = (perturbed - clean).abs().max()
     assert largest <= EPSILON * (1 + 1e-6) if row == "smart" else largest > 0.5
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_proximal_point_compares_with_where_the_teacher_is(task):
+    """Its penalty is the head's divergence from the teacher, which has not followed yet."""
+    experiment, model, batch = EXPERIMENTS["smart-bregman"], model_of("smart-bregman"), batch_of(task)
+    assert experiment.bregman_weight == 1.0  # μ of the paper
+    loss = TaskLoss(model, replace(experiment, smart=None, bregman_weight=7.0))
+    start = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    found = loss(task, batch)
+    outputs = model(task, batch)
+    penalty = plain_divergence(task, outputs, start(task, batch).detach())
+    torch.testing.assert_close(found, model.head(task).loss(outputs, batch.labels) + 7.0 * penalty)
+    assert penalty > 1e-6
+
+
+def test_with_smart_both_penalties_are_added():
+    experiment, model, batch = EXPERIMENTS["smart-bregman"], model_of("smart-bregman"), batch_of("sst")
+    parts = [
+        TaskLoss(model, replace(experiment, smart=smart, bregman_weight=weight))
+        for smart, weight in (("paper", 1.0), ("paper", 0.0), (None, 1.0), (None, 0.0))
+    ]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    values = []
+    for part in parts:
+        torch.manual_seed(5)
+        values.append(part("sst", batch).item())
+    both, smart, proximal, neither = values
+    assert both == pytest.approx(smart + proximal - neither, rel=1e-9)
+    assert both > smart
+    assert proximal > neither
+
+
+def test_the_teacher_follows_with_the_papers_momentum():
+    """β is .99 for the first tenth of the updates, and .999 from there on."""
+    model = model_of("smart-bregman")
+    loss = TaskLoss(model, EXPERIMENTS["smart-bregman"])
+    expected = [p.detach().clone() for p in model.parameters()]
+    for update in range(1, 21):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        loss.update(update / 20)
+        beta = 0.99 if update <= 2 else 0.999
+        pairs = zip(expected, model.parameters(), strict=True)
+        expected = [beta * old + (1 - beta) * new.detach() for old, new in pairs]
+    torch.testing.assert_close([p.detach() for p in loss.proximal.teacher.parameters()], expected)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_calibrated_epsilon_makes_the_penaltys_gradient_a_tenth_of_the_tasks(task):
+    experiment, model = EXPERIMENTS["smart-calibrated"], model_of("smart-calibrated")
+    batches = {each: [batch_of(each)] for each in TASKS}
+    loss = TaskLoss(model, experiment)
+    torch.manual_seed(5)
+    loss.calibrate(batches)
+    assert loss.epsilons.keys() == set(TASKS)
+    smart = loss.regularizers[task]
+    search = smart.perturbation
+    assert smart.dropout == "shared"
+    assert (search.epsilon, search.step_size, search.noise_std) == pytest.approx(
+        (loss.epsilons[task], 100 * loss.epsilons[task], loss.epsilons[task])
+    )
+    point = Point.of(model, task, batches[task][0])
+    torch.manual_seed(5)
+    x = point.embeddings.detach() if task == "sst" else tuple(e.detach() for e in point.embeddings)
+    outputs, penalty = smart.penalize(point.forward, x, mask=point.masks)
+    norms = []
+    for term in (experiment.smart_weight * penalty, point.loss(outputs)):
+        found = torch.autograd.grad(term, list(model.parameters()), retain_graph=True, allow_unused=True)
+        norms.append(torch.cat([g.flatten() for g in found if g is not None]).norm())
+    assert norms[0] / norms[1] == pytest.approx(0.1, rel=0.01)
+
+
+def test_epsilon_is_the_geometric_mean_over_batches():
+    model = model_of("smart-calibrated")  # without dropout, each batch has one ε
+    first = batch_of("sst")
+    second = replace(first, labels=first.labels.flip(0))
+    found = []
+    for batches in ([first], [second], [first, second]):
+        loss = TaskLoss(model, EXPERIMENTS["smart-calibrated"])
+        torch.manual_seed(5)
+        loss.calibrate({task: batches if task == "sst" else [batch_of(task)] for task in TASKS})
+        found.append(loss.epsilons["sst"])
+    assert found[0] != pytest.approx(found[1], rel=1e-3)
+    assert found[2] == pytest.approx((found[0] * found[1]) ** 0.5)
+
+
+def test_other_rows_calibrate_nothing():
+    loss = TaskLoss(model_of("smart"), EXPERIMENTS["smart"])
+    loss.calibrate({})
+    assert loss.epsilons == {}
+    assert {smart.perturbation.epsilon for smart in loss.regularizers.values()} == {EPSILON}

@@ -66,7 +66,7 @@ def test_multitask_equals_a_plain_loop(small_inputs):
 
 
 def test_the_rows_differ_only_in_what_they_declare(small_inputs):
-    rows = ("baseline", "multitask", "gs", "gse", "gse-reuse", "smart")
+    rows = ("baseline", "multitask", "gs", "gse", "gse-reuse", "smart", "smart-bregman", "smart-calibrated")
     trained = [train(new_trainer(small_inputs, row)).model.state_dict() for row in rows]
     for i, first in enumerate(trained):
         for second in trained[:i]:
@@ -93,6 +93,8 @@ def test_three_times_the_iterations(small_inputs):
         "gse-3x",
         "gse-reuse",
         "smart-library",
+        "smart-gse-bregman",
+        "smart-calibrated",
     ],
 )
 def test_from_any_checkpoint_on_the_end_is_the_same_to_the_last_bit(small_inputs, row):
@@ -115,6 +117,13 @@ def test_from_any_checkpoint_on_the_end_is_the_same_to_the_last_bit(small_inputs
         assert_equal(resumed.model.state_dict(), whole.model.state_dict())
         assert_equal(resumed.best, whole.best)
         assert resumed.conflicts == whole.conflicts
+        assert resumed.task_loss.epsilons == whole.task_loss.epsilons
+        if whole.task_loss.proximal is not None:
+            assert resumed.task_loss.proximal.updates == 2 * 3
+            assert_equal(
+                dict(resumed.task_loss.proximal.teacher.state_dict()),
+                dict(whole.task_loss.proximal.teacher.state_dict()),
+            )
         for a, b in zip(resumed.epochs, whole.epochs, strict=True):
             assert (a.train_loss, a.dev, a.train) == (b.train_loss, b.dev, b.train)
         for task in TASKS:

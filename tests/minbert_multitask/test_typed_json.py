@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import pytest
@@ -143,6 +143,21 @@ def test_what_does_not_fit_is_refused_with_its_place(change, message):
     with pytest.raises(ValueError, match=f"^{message}$") as caught:
         from_plain({**GOOD, **change}, Tree, place="tree")
     assert "\n" not in str(caught.value)
+
+
+def test_what_has_a_default_may_be_missing():
+    """A field that is added with a default leaves older files readable."""
+
+    @dataclass(frozen=True)
+    class Grown:
+        name: str
+        number: float = 2.0
+        more: dict[str, float] = field(default_factory=dict)
+
+    assert from_plain({"name": "a"}, Grown, place="value") == Grown("a", 2.0, {})
+    assert from_plain({"name": "a", "more": {"b": 1}}, Grown, place="value") == Grown("a", 2.0, {"b": 1.0})
+    with pytest.raises(ValueError, match=r"value must have name, number, more, got \['number'\]"):
+        from_plain({"number": 1.0}, Grown, place="value")
 
 
 @given(PLAIN)
