@@ -99,9 +99,10 @@ def _train(trainer: Trainer, job: Job, inputs: Inputs) -> None:
     path = job.folder / CHECKPOINT
     begun = "begun"
     if job.resume and path.exists():
+        state = checkpoint.load(path)
         try:
-            trainer.load_state_dict(checkpoint.load(path))
-        except (KeyError, TypeError, RuntimeError) as error:
+            trainer.load_state_dict(state)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is another version's checkpoint ({error}); delete it to begin anew"
             ) from error

@@ -148,7 +148,12 @@ class FinishedRun:
             raise ValueError(
                 f"{folder / RESULT} has unknown settings ({error}); train the row again"
             ) from error
-        source = DataSource(result.data.name, Path(weights.read_json(folder / REQUEST)["data_folder"]))
+        data_folder = weights.read_json(folder / REQUEST).get("data_folder")
+        if not isinstance(data_folder, str):
+            raise ValueError(
+                f"{folder / REQUEST} must have a data_folder, got {data_folder!r}; train the row again"
+            )
+        source = DataSource(result.data.name, Path(data_folder))
         if data is not None:
             source = DataSource(data.resolve().name, data)
         return cls(folder=folder, experiment=experiment, settings=settings, source=source)

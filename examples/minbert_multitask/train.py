@@ -137,8 +137,15 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what :meth:`state_dict` returned."""
-        self.epoch, self.iteration = state["epoch"], state["iteration"]
+        """Goes on from what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If a value is not what it was; others raise what torch raises of them.
+        """
+        self.epoch, self.iteration = (from_plain(state[k], int, place=k) for k in ("epoch", "iteration"))
+        self.seconds = from_plain(state["seconds"], float, place="seconds")
+        if state["best"]:
+            self.model.load_state_dict(state["best"])  # to refuse now, not at the end, what does not fit
         self.model.load_state_dict(state["model"])
         self.updater.load_state_dict(state["updater"])
         self.task_loss.load_state_dict(state["task_loss"])
@@ -151,7 +158,10 @@ class Trainer:
             task: TaskPredictions.of(self.tokens[task, "dev"].examples, predicted.numpy())
             for task, predicted in state["best_dev"].items()
         }
-        self.seconds = state["seconds"]
+        if len(self.epochs) != self.epoch or bool(self.best) != bool(self.epoch):
+            raise ValueError(f"epoch must be the number of epochs that were scored, got {self.epoch}")
+        if not 0 <= self.iteration <= self.iterations:
+            raise ValueError(f"iteration must be from 0 to {self.iterations}, got {self.iteration}")
 
     def _iterate(self) -> None:
         """Measures the conflict where it is due, and makes one iteration's updates."""
