@@ -168,6 +168,8 @@ def _judge(smart: "SMART", terms: Terms, gain: float, weight: float) -> tuple[st
     share, aim = terms.gradient_share, None
     if terms.lost > 0.5 and not smart.perturbation.is_zero:
         text = f"rounding loses {terms.lost:.0%} of the perturbation: take a larger epsilon, or float32"
+    elif smart.perturbation.is_zero:
+        text = "nothing is perturbed: R is what two dropout masks give, which is R-Drop"
     elif smart.dropout == "independent" and terms.adversarial < terms.dropout:
         part = terms.adversarial / terms.dropout
         text = (

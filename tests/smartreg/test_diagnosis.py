@@ -176,6 +176,13 @@ class TestAdvice:
         assert "epsilon" not in found.verdict
 
 
+def test_r_drop_is_not_blamed_for_perturbing_nothing(make, x):
+    found = SMART(preset="r-drop").diagnose(make(dropout=0.5), x)
+    assert found.adversarial == found.random == 0.0
+    assert found.verdict == "nothing is perturbed: R is what two dropout masks give, which is R-Drop"
+    assert found.suggested_epsilon is None
+
+
 class TestSweep:
     def test_it_is_a_diagnosis_at_each_epsilon_with_the_same_draws(self, make, x, mask):
         model = make(dropout=0.3)
