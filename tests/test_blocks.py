@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from minbert_multitask import cli
+from minbert_multitask import cli, smart_diagnosis
 from minbert_multitask.experiments import EXPERIMENTS
 from minbert_multitask.results import collect
 
@@ -16,11 +16,12 @@ import gradsurgery
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("", "gradsurgery", "smartreg", "examples/minbert_multitask", "examples/recipes", "benchmarks")
 READMES = [ROOT / folder / "README.md" for folder in FOLDERS]
-DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_generated" not in page.parts]
+PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+PAGES += [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_generated" not in page.parts]
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
     (page.relative_to(ROOT).as_posix(), kind, text)
-    for page in READMES + DOCS
+    for page in READMES + PAGES
     for kind, text in BLOCK.findall(page.read_text(encoding="utf-8"))
 ]
 RUN_ELSEWHERE = {"python": "with the page", "text": "against a results file"}
@@ -36,8 +37,31 @@ def test_every_block_is_of_a_kind_that_is_run():
         assert directive or kind in {"", "diff", *RUN_ELSEWHERE}, f"{page} has a block in {kind!r}:\n{text}"
 
 
-def test_output_is_shown_by_the_root_readme_alone():
-    assert [page for page, kind, _ in BLOCKS if kind == "text"] == ["README.md"]
+def test_output_is_shown_where_a_test_compares_it():
+    pages = [page for page, kind, _ in BLOCKS if kind == "text"]
+    compared = {
+        "README.md": "tests/test_readme.py",
+        "CONTRIBUTING.md": "tests/minbert_multitask/test_contributing.py",
+        "examples/minbert_multitask/README.md": "test_the_example_quotes_its_diagnosis_of_smart",
+    }
+    assert sorted(pages) == sorted(compared)
+
+
+def test_the_example_quotes_its_diagnosis_of_smart():
+    example = ROOT / "examples" / "minbert_multitask"
+    text = (example / "README.md").read_text(encoding="utf-8")
+    (shown,) = [
+        text
+        for page, kind, text in BLOCKS
+        if (page, kind) == ("examples/minbert_multitask/README.md", "text")
+    ]
+    found = smart_diagnosis.load(example / "results" / "smart-diagnosis" / "diagnosis.json")
+    for task, task_found in found.items():
+        published = task_found.published
+        assert f"{task}: epsilon {published.epsilon:g} is {published.verdict}" in shown
+        assert f"take epsilon {task_found.calibrated_epsilon:.2g}" in shown
+        assert re.search(rf"{published.gradient_share:.2g} \({task.upper()}\)", text)
+        assert re.search(rf"{published.gain:,.0f} \({task.upper()}\)", text)
 
 
 def loop_names():
