@@ -29,11 +29,16 @@ class UncertaintyWeighting(nn.Module):
 
     Attributes:
         log_variances: One s a task, in the order of the names.
+
+    Raises:
+        ValueError: If there is no task.
     """
 
     def __init__(self, tasks: Iterable[str]) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
+        if not self.tasks:
+            raise ValueError("tasks must name at least one task, got none: pass the names of the losses")
         self.log_variances = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in self.tasks)
 
     def forward(self, losses: Mapping[str, Task]) -> dict[str, Task]:
