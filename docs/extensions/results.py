@@ -61,7 +61,7 @@ def penalties() -> str:
 def tables() -> str:
     """Returns a section for each folder of runs: its table and its pictures."""
     parts = []
-    for path in sorted(RUNS.glob("*/results.json")):
+    for path in sorted(RUNS.glob("*/results.json"), key=lambda path: (path.parent.name == "demo", path)):
         folder = path.parent
         parts.append(f"## {folder.name}\n\n{table.markdown_table(collect(path))}")
         for picture in sorted((folder / "figures").glob("*.png")):
