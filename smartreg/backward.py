@@ -1,7 +1,6 @@
 """The gradients of ``L + λ R`` with one forward's activations alive at a time."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from .buffers import preserved_buffers
 from .divergences import OutputMask, Outputs, detach
 from .inputs import Embeddings, Mask
+from .parallel import no_sync
 from .rng import RNGState
 
 if TYPE_CHECKING:
@@ -117,12 +117,6 @@ def backward(
     if attached := [(x, g) for x, g in arrived if g is not None]:
         accumulate([x for x, _ in attached], [g for _, g in attached])
     return SmartTerms(value.detach(), penalty, detach(outputs))
-
-
-def no_sync(forward: Callable[[Embeddings], Outputs]) -> AbstractContextManager[object]:
-    """Returns the context that keeps a data-parallel ``forward`` from averaging gradients over its ranks."""
-    context: AbstractContextManager[object] = getattr(forward, "no_sync", nullcontext)()
-    return context
 
 
 def _scaled(value: Tensor, scale: Scale | None) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backward import no_sync
 from .buffers import preserved_buffers
 from .inputs import Embeddings
+from .parallel import no_sync
 from .rng import RNGState
 
 
@@ -135,7 +135,7 @@ class BoundFunction:
         return self.function.model.modules()
 
     def no_sync(self) -> AbstractContextManager[object]:
-        """Returns the model's context of this name, where a data-parallel wrapper has one."""
+        """Returns the context in which the model exchanges no gradients with other ranks."""
         return no_sync(self.function.model)
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from . import backward, calibration, diagnosis, presets
-from .backward import no_sync
 from .buffers import preserved_buffers
 from .divergences import Divergences, OutputMask, Outputs, compare, detach, has_graph
 from .inputs import Embeddings, Inputs, Mask
+from .parallel import no_sync
 from .perturbation import Noise, Norm, Scope
 from .presets import Preset
 from .rng import RNGState

@@ -1,0 +1,173 @@
+"""SMART on ranks, each with a part of the batch: the result of one process, and one exchange of gradients."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from smartreg import SMART, EmbeddingFunction, squared_error, symmetric_kl
+from smartreg.perturbation import Perturbation
+
+STEPS, B, L, D, WORDS = 5, 8, 5, 6, 11
+WEIGHT = 5.0
+MODES = ("joint", "two phases", "two phases, detached", "lambda", "accumulated")
+
+
+class Pairs(nn.Module):
+    """Embeds two sentences with one table, and has two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(WORDS, D)
+        self.inner = nn.Linear(D, 8)
+        self.kind, self.size = nn.Linear(8, 3), nn.Linear(8, 1)
+        self.double()
+
+    def forward(self, first, second):
+        a, b = (torch.tanh(self.inner(self.table(words))).mean(1) for words in (first, second))
+        return {"kind": self.kind(a * b), "size": self.size(a - b)}
+
+
+def batch(step, rank, world):
+    generator = torch.Generator().manual_seed(step)
+    first, second = torch.randint(WORDS, (2, B, L), generator=generator)
+    kind = torch.randint(3, (B,), generator=generator)
+    mine = slice(rank * B // world, (rank + 1) * B // world)
+    return first[mine], second[mine], kind[mine]
+
+
+def task_loss(outputs, kind):
+    return nn.functional.cross_entropy(outputs["kind"], kind) + outputs["size"].square().mean()
+
+
+def train(model, module, mode, rank, world):
+    """Trains for a few steps and returns the weights; a rank draws its part of the joined batch's noise."""
+
+    def noise(self, x):
+        joined = torch.randn(world * len(x), *x.shape[1:], dtype=x.dtype) * self.noise_std
+        return joined[rank * len(x) : (rank + 1) * len(x)]
+
+    own, Perturbation._noise = Perturbation._noise, noise
+    try:
+        function = EmbeddingFunction(model, module.table, calls=2)
+        smart = SMART(
+            divergence={"kind": symmetric_kl, "size": squared_error},
+            epsilon=0.1,
+            step_size=0.05,
+            noise_std=0.03,
+            num_steps=2,
+            detach_clean=mode == "two phases, detached",
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            torch.manual_seed(step)
+            for part in (step, 100 + step) if mode == "accumulated" else (step,):
+                set_sync(model, mode != "accumulated" or part != step)
+                *words, kind = batch(part, rank, world)
+                forward, embeddings = function.bind(*words)
+                if mode == "joint":
+                    outputs, penalty = smart.penalize(forward, embeddings)
+                    (task_loss(outputs, kind) + WEIGHT * penalty).backward()
+                    continue
+                called = (lambda x, forward=forward: forward(x)) if mode == "lambda" else forward
+                smart.backward(called, embeddings, lambda o, kind=kind: task_loss(o, kind), weight=WEIGHT)
+            optimizer.step()
+    finally:
+        Perturbation._noise = own
+        function.remove()
+    return [getattr(p, "full_tensor", lambda p=p: p)().detach() for p in module.parameters()]
+
+
+def set_sync(model, flag):
+    if isinstance(model, DistributedDataParallel):
+        model.require_backward_grad_sync = flag
+    if hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(flag)
+
+
+def plain_step(model, rank, world, *, parts):
+    """Back-propagates as many micro-batches, of which the last exchanges gradients."""
+    for part in range(parts):
+        set_sync(model, part == parts - 1)
+        *words, kind = batch(part, rank, world)
+        task_loss(model(*words), kind).backward()
+    model.zero_grad()
+
+
+class Counted(TorchDispatchMode):
+    """Counts the messages that carry gradients: those of a reducer, and those that scatter their sums."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.messages = 0
+        if isinstance(model, DistributedDataParallel):
+            model.register_comm_hook(None, self.reduce)
+
+    def reduce(self, group, bucket):
+        self.messages += 1
+        return allreduce_hook(group, bucket)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.messages += "reduce_scatter" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def parallel(module, kind):
+    if kind != "fsdp":
+        return DistributedDataParallel(module, find_unused_parameters=kind == "ddp, unused looked for")
+    for part in (module.table, module.inner):
+        fully_shard(part)
+    return fully_shard(module)
+
+
+def on_ranks(rank, world, kind, modes):
+    """Returns by mode the trained weights, and the messages of all steps and of a step without SMART."""
+    results = {}
+    for mode in modes:
+        module = Pairs()
+        model = parallel(module, kind)
+        with Counted(model) as counted:
+            # Two phases are two backwards; a module of fully_shard that a forward calls twice sends
+            # what it holds of the first by itself.
+            plain_step(model, rank, world, parts=1 if mode == "joint" else 2)
+            plain, counted.messages = counted.messages, 0
+            weights = train(model, module, mode, rank, world)
+        results[mode] = (weights, counted.messages, plain)
+    return results
+
+
+def alone(mode):
+    module = Pairs()
+    return train(module, module, mode, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "modes"),
+    [("ddp", MODES), ("ddp, unused looked for", ("joint", "two phases")), ("fsdp", MODES)],
+)
+def test_ranks_get_what_one_process_gets_and_exchange_gradients_once_a_step(ranks, kind, modes):
+    for result in ranks.run(on_ranks, 2, kind, modes, seconds=200):
+        for mode, (weights, messages, plain) in result.items():
+            for mine, right in zip(weights, alone(mode), strict=True):
+                torch.testing.assert_close(mine, right, rtol=1e-10, atol=1e-12)
+            assert messages == STEPS * plain > 0, mode
+
+
+def test_the_penalty_counts():
+    """Without which the equalities above would say little."""
+    weights = {mode: alone(mode) for mode in MODES}
+    plain = Pairs()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        *words, kind = batch(step, 0, 1)
+        task_loss(plain(*words), kind).backward()
+        optimizer.step()
+    for others in (list(plain.parameters()), weights["two phases, detached"], weights["accumulated"]):
+        assert not torch.allclose(weights["joint"][1], others[1], rtol=1e-4)
+    assert torch.allclose(weights["joint"][1], weights["two phases"][1], rtol=1e-10)
