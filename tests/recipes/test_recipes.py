@@ -11,7 +11,11 @@ import torch
 
 FOLDER = Path(__file__).parents[2] / "examples" / "recipes"
 RECIPES = sorted(FOLDER.glob("*.py"))
-NEEDS = {"huggingface_trainer.py": ("transformers", "accelerate")}
+NEEDS = {
+    "accelerate_pcgrad.py": ("accelerate",),
+    "huggingface_trainer.py": ("transformers", "accelerate"),
+    "lightning_pcgrad.py": ("lightning",),
+}
 
 
 def test_every_recipe_is_in_the_readme_and_the_other_way_round():
