@@ -27,6 +27,7 @@ from tests.mutations_of_gradsurgery import GRADSURGERY
 from tests.mutations_of_methods import METHODS
 from tests.mutations_of_pcgrad import PCGRAD
 from tests.mutations_of_proximal import PROXIMAL
+from tests.mutations_of_ranks import RANKS
 from tests.mutations_of_smartreg import SMARTREG
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,7 @@ MUTATIONS = [
         EMBEDDINGS,
         EXAMPLE,
         FILES,
+        RANKS,
         DOCS,
     )
     for file, changes in area.items()

@@ -32,8 +32,8 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
             "test_updates.py::test_how_often_and_in_what_order_losses_are_evaluated",
         ),
         (
-            "if isinstance(self.balance, DWA):",
-            "if False:",
+            "if isinstance(self.balance, DWA):\n            self.balance.end_epoch()",
+            "pass",
             "test_updates.py::test_dwa_weighs_from_the_third_epoch_on",
         ),
         (

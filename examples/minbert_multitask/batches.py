@@ -9,9 +9,11 @@ from functools import lru_cache
 from itertools import count
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from . import ranks
 from .data import Example
 from .tokenizer import Tokenizer
 
@@ -27,6 +29,8 @@ class Batch:
         attention_mask: 1 at tokens, 0 at padding, ``(B, L)``.
         input_ids2: Those of a pair's second sentence, ``(B, L2)``.
         attention_mask2: ``(B, L2)``.
+        share: The part of a batch that several ranks share that these examples are.
+        least_length: Of a share of pairs: tokens of the batch's longest pair as one row.
     """
 
     ids: tuple[str, ...]
@@ -35,11 +39,25 @@ class Batch:
     attention_mask: Tensor
     input_ids2: Tensor | None = None
     attention_mask2: Tensor | None = None
+    share: float = 1.0
+    least_length: int = 0
 
     def to(self, device: torch.device | str) -> "Batch":
         """Returns the batch with its tensors on a device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def part(self, rows: range) -> "Batch":
+        """Returns neighbouring rows, padded as they are here, as a share of this batch."""
+        part = self._map(lambda tensor: tensor[rows.start : rows.stop])
+        longest = 0
+        if self.attention_mask2 is not None:
+            longest = int((self.attention_mask.sum(1) + self.attention_mask2.sum(1) - 1).max())
+        ids = self.ids[rows.start : rows.stop]
+        return replace(part, ids=ids, share=len(rows) / len(self.ids), least_length=longest)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})  # type: ignore[arg-type]
+        return replace(self, **{name: function(tensor) for name, tensor in tensors.items()})  # type: ignore[arg-type]
 
     def joined(self, *, padding: int, longest: int) -> tuple["Batch", Tensor]:
         """Returns the pairs as one row each, ``[CLS] a [SEP] b [SEP]``, and the rows' token types ``(B, L)``.
@@ -54,12 +72,17 @@ class Batch:
         seconds = [row[real.bool()] for row, real in zip(self.input_ids2, self.attention_mask2, strict=True)]
         rows = [torch.cat([a, b[1:]])[:longest] for a, b in zip(firsts, seconds, strict=True)]
         types = [torch.arange(len(row)) >= len(a) for row, a in zip(rows, firsts, strict=True)]
-        input_ids = pad_sequence(rows, batch_first=True, padding_value=padding)  # (B, L)
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        length = max(*map(len, rows), min(self.least_length, longest))
+
+        def filled(rows: list[Tensor], padding: int = 0) -> Tensor:
+            padded = pad_sequence(rows, batch_first=True, padding_value=padding)
+            return F.pad(padded, (0, length - padded.shape[1]), value=padding)  # (B, L)
+
+        input_ids, mask = filled(rows, padding), filled([torch.ones_like(row) for row in rows])
         joined = replace(
             self, input_ids=input_ids, attention_mask=mask, input_ids2=None, attention_mask2=None
         )
-        return joined, pad_sequence(types, batch_first=True).long().to(input_ids.device)
+        return joined, filled(types).long().to(input_ids.device)
 
 
 class TokenizedExamples:
@@ -111,6 +134,8 @@ class TokenizedExamples:
     def map(self, function: Callable[[Batch], Tensor], *, batch_size: int) -> Tensor:
         """Applies a function to all examples, in batches of similar length, which wastes little on padding.
 
+        Of several ranks each computes its part of the batches, and all return the whole.
+
         Args:
             function: From a batch to a tensor whose first dimension is the batch's.
             batch_size: Examples a batch; the last may have fewer.
@@ -122,10 +147,12 @@ class TokenizedExamples:
         order = sorted(
             range(len(self)), key=lengths.__getitem__, reverse=True
         )  # the largest first: fail early
-        results = [
+        starts = range(0, len(order), batch_size)
+        mine = [
             function(self.collate(order[start : start + batch_size])).cpu()
-            for start in range(0, len(order), batch_size)
+            for start in starts[ranks.rank() :: ranks.world()]
         ]
+        results = ranks.interleaved(mine)
         return torch.cat(results)[torch.tensor(order).argsort()]
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import commands
+from . import commands, ranks
 from .protocol import SCHEDULES, SEEDS
 from .settings import DEVICES, PRECISIONS, Settings
 
@@ -32,13 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _one_line_warning
+            if ranks.world() > 1 and options.command is not commands.train_rows:
+                raise ValueError(
+                    f"only `train` runs on several ranks, got {ranks.world()}; start this without torchrun"
+                )
             options.command(options)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError) as error:
-        _print_error(str(error))
+        if ranks.is_first() or not isinstance(error, ValueError):  # which all ranks come upon
+            _print_error(str(error))
         return 2
     except (MemoryError, torch.cuda.OutOfMemoryError):
         _print_error("out of memory; choose a smaller --batch-size or fewer --layers or --jobs")
@@ -60,11 +65,12 @@ class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"minbert: error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"minbert: error: {message}; see `{self.prog} --help`\n" if ranks.is_first() else None)
 
 
 def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"minbert: warning: {message}", file=sys.stderr)
+    if ranks.is_first():
+        print(f"minbert: warning: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,9 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoints in --out")
     train.add_argument("--jobs", type=int, default=1, help="rows trained at a time (default: %(default)s)")
-    train.add_argument(
-        "--discard-model", action="store_true", help="keep scores and predictions, not the weights"
-    )
+    _add_how(train)
     _add_settings(train)
 
     reproduce = add(
@@ -198,6 +202,20 @@ def _add_diagnosis(parser: argparse.ArgumentParser) -> None:
         "--samples", type=int, default=2, help="draws of noise and dropout to average (default: %(default)s)"
     )
     _add_settings(parser, only=commands.DIAGNOSED)
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    """Adds options that decide nothing of a run's result."""
+    parser.add_argument(
+        "--rank-timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="under torchrun, when a rank that does not answer is given up (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--discard-model", action="store_true", help="keep scores and predictions, not the weights"
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser, *, only: Sequence[str] = tuple(_DEFAULTS)) -> None:

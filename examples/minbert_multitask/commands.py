@@ -4,7 +4,7 @@ from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
 
-from . import figures, findings, mechanisms, records, reproduction, smart_diagnosis, table
+from . import figures, findings, mechanisms, ranks, records, reproduction, smart_diagnosis, table
 from .data import SPLITS, load
 from .evaluate import METRICS, score
 from .experiments import EXPERIMENTS, Experiment, select
@@ -39,17 +39,23 @@ def train_rows(options: Namespace) -> None:
     """Trains and scores rows, and prints the table of all runs in the folder."""
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     rows = select(options.rows)
-    source = DataSource.find(options.data, options.out)
-    _run(
-        rows,
-        settings,
-        source,
-        options.out,
-        processes=options.jobs,
-        resume=options.resume,
-        keep_model=not options.discard_model,
-    )
-    _show(options.out)
+    if ranks.world() > 1 and options.jobs > 1:
+        raise ValueError(f"jobs must be 1 where {ranks.world()} ranks train a row, got {options.jobs}")
+    if ranks.world() > 1 and settings.packed:
+        raise ValueError(f"packed must be left out where {ranks.world()} ranks share the dropout masks")
+    with ranks.group(timeout=options.rank_timeout):
+        source = ranks.on_first(lambda: DataSource.find(options.data, options.out))
+        _run(
+            rows,
+            settings,
+            source,
+            options.out,
+            processes=options.jobs,
+            resume=options.resume or ranks.restarted(),
+            keep_model=not options.discard_model,
+        )
+    if ranks.is_first():
+        _show(options.out)
 
 
 def evaluate_runs(options: Namespace) -> None:

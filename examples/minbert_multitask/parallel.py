@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from . import ranks
 from .inputs import Inputs
 from .progress import Bars, Event
 from .results import RunResult
@@ -40,10 +41,16 @@ def run_all(
         ValueError: If a job's folder, settings or weights are at fault.
         OSError: If a job cannot write, or its process was killed, for instance for want of memory.
     """
-    for job in jobs:
-        job.check(inputs)
-    for job in jobs:
-        job.claim(inputs)
+
+    def claim() -> None:
+        for job in jobs:
+            job.check(inputs)
+        for job in jobs:
+            job.claim(inputs)
+
+    ranks.on_first(claim)
+    if not ranks.is_first():
+        return [run(job, inputs, lambda _: None) for job in jobs]
     with Bars({job.folder.name: job.iterations for job in jobs}) as bars:
         if processes == 1 or len(jobs) == 1:
             results = []

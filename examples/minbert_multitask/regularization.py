@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -74,9 +75,8 @@ class TaskLoss:
         """Returns the loss."""
         point = Point.of(self.model, task, batch)
         if task in self.regularizers:
-            outputs, penalty = self.regularizers[task].penalize(
-                point.forward, point.embeddings, mask=point.masks
-            )
+            smart = self._on_share(self.regularizers[task], batch)
+            outputs, penalty = smart.penalize(point.forward, point.embeddings, mask=point.masks)
             loss = point.loss(outputs) + self.experiment.smart_weight * penalty
         else:
             outputs = point.forward(point.embeddings)
@@ -86,6 +86,15 @@ class TaskLoss:
             target = self.proximal.target(task, batch)
             loss = loss + self.experiment.bregman_weight * divergence(outputs, target)
         return loss
+
+    def _on_share(self, smart: SMART, batch: Batch) -> SMART:
+        """Returns SMART for a rank's share: the library steps along a batch mean's gradient, then larger."""
+        if self.experiment.smart != "smart-pytorch":
+            return smart
+        scaled = copy(smart)
+        step_size = smart.perturbation.step_size * batch.share
+        scaled.perturbation = replace(smart.perturbation, step_size=step_size)
+        return scaled
 
     def calibrate(self, batches: Mapping[str, Sequence[Batch]]) -> None:
         """Sets each task's ε, where the row calibrates it: the geometric mean over batches.

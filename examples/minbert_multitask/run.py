@@ -11,7 +11,7 @@ import torch
 import gradsurgery
 import smartreg
 
-from . import checkpoint, memory
+from . import checkpoint, memory, ranks
 from .bert import BertModel
 from .evaluate import score
 from .inference import predict_split, predictor
@@ -69,10 +69,7 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
         predict, dev = predictor(model, settings), trainer.best_dev
     training_seconds = trainer.seconds if trainer else time.monotonic() - started
     peak = memory.peak_bytes(device)
-    write_predictions(dev, "dev", job.folder / PREDICTIONS)
-    write_predictions(predict_split(predict, inputs.tokens, "test"), "test", job.folder / PREDICTIONS)
-    if job.keep_model:
-        save_model(model, inputs.tokenizer, job.folder)
+    predictions = {"dev": dev, "test": predict_split(predict, inputs.tokens, "test")}
     result = RunResult(
         row=job.experiment.name,
         seed=settings.seed,
@@ -88,9 +85,14 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
         peak_memory_bytes=peak,
         smart_epsilons=trainer.task_loss.epsilons if trainer else {},
     )
-    job.log(f"ended: best epoch {result.best_epoch}, peak memory {peak / 1e6:.0f} MB")
-    result.save(job.folder / RESULT)
-    (job.folder / CHECKPOINT).unlink(missing_ok=True)
+    if ranks.is_first():
+        for split, predicted in predictions.items():
+            write_predictions(predicted, split, job.folder / PREDICTIONS)
+        if job.keep_model:
+            save_model(model, inputs.tokenizer, job.folder)
+        job.log(f"ended: best epoch {result.best_epoch}, peak memory {peak / 1e6:.0f} MB")
+        result.save(job.folder / RESULT)
+        (job.folder / CHECKPOINT).unlink(missing_ok=True)
     _report(job, report, job.iterations, f"dev overall {result.dev.overall.value:.3f}", last=True)
     return result
 
@@ -113,6 +115,9 @@ def _train(trainer: Trainer, job: Job, inputs: Inputs) -> None:
             f" after {found.iterations} iterations of masked language modelling, loss {found.first_loss:.3f} "
             f"to {found.last_loss:.3f}"
         )
+    if not ranks.is_first():  # the first is in the same state, and writes
+        trainer.train(save=lambda: None)
+        return
     versions = ", ".join(f"{name} {value}" for name, value in _versions(job.settings).items())
     job.log(f"{begun}: {job.experiment.name}, seed {job.settings.seed}; {versions}")
 
@@ -148,5 +153,6 @@ def _versions(settings: Settings) -> dict[str, str]:
         "numpy": np.__version__,
         "gradsurgery": gradsurgery.__version__,
         "smartreg": smartreg.__version__,
-        "device": f"{name}, {torch.get_num_threads()} threads",
+        "device": f"{name}, {torch.get_num_threads()} threads"
+        + (f", {ranks.world()} ranks" * (ranks.world() > 1)),
     }

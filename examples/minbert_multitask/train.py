@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import probe, updates
+from . import probe, ranks, updates
 from .batches import Batch, Batches, TokenizedExamples
 from .checkpoint import restore_rng_state, rng_state
 from .evaluate import Predictions, TaskPredictions
@@ -18,6 +18,7 @@ from .model import MultitaskModel
 from .regularization import TaskLoss
 from .results import ConflictSample, Epoch
 from .settings import Settings
+from .shares import Share
 from .typed_json import from_plain, to_plain
 
 CALIBRATION_BATCHES = 4
@@ -69,6 +70,8 @@ class Trainer:
             model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0
         )
         self.updater = updates.build(experiment.update, optimizer, seed=settings.seed)
+        if not isinstance(self.updater, updates.SurgeryUpdate):  # which averages by itself
+            ranks.average_before_each_step(optimizer)
         self.task_loss = TaskLoss(model, experiment)
         self._batches, self._probe_batches = (
             {
@@ -171,17 +174,20 @@ class Trainer:
             self.conflicts.append(self._probe())
         first_losses: dict[str, Tensor] = {}  # an update may ask for a loss again, at other parameters
 
-        def loss_of(task: str, batch: Batch) -> Tensor:
-            loss = self._loss(task, batch)
+        def loss_of(task: str, share: Share) -> Tensor:
+            loss = share.loss(partial(self._loss, task))
             first_losses.setdefault(task, loss.detach())
             return loss
 
         device = self.settings.torch_device()
         batches = {task: self._batches[task].at(self.epoch, self.iteration).to(device) for task in TASKS}
-        self.updater.step({task: partial(loss_of, task, batch) for task, batch in batches.items()})
+        shares = {
+            task: Share(batch, rank=ranks.rank(), world=ranks.world()) for task, batch in batches.items()
+        }
+        self.updater.step({task: partial(loss_of, task, share) for task, share in shares.items()})
         done = self.epoch * self.iterations + self.iteration + 1
         self.task_loss.update(done / (self.settings.epochs * self.iterations))
-        self._loss_sums += torch.stack([first_losses[task].double() for task in TASKS])
+        self._loss_sums += ranks.mean(torch.stack([first_losses[task].double() for task in TASKS]))
 
     def _calibrate(self) -> None:
         """Sets ε on the first batches, where the row calibrates it."""

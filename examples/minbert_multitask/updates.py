@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 import gradsurgery
 from gradsurgery import DWA, GSE, GradientSurgery, PCGrad, UncertaintyWeighting
 
+from . import ranks
 from .experiments import TASKS, Method, Update
 
 Losses = Mapping[str, Callable[[], Tensor]]
@@ -87,6 +88,9 @@ class BalancedUpdate(SummedUpdate):
     def step(self, losses: Losses) -> None:
         """Makes one update."""
         super().step(cast(Losses, self.balance(losses)))  # of callables, callables
+        if isinstance(self.balance, DWA):  # which has noted this rank's losses
+            for total, _ in self.balance.state_dict()["sums"].values():
+                ranks.mean(total)
 
     def end_epoch(self) -> None:
         """Lets the balance weigh anew where it does so by epochs."""

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from minbert_multitask.run_folder import LOG
 
 ROOT = Path(__file__).parents[2]
 UNDECISIVE = ("seconds", "peak_memory_bytes")
@@ -40,8 +41,8 @@ def without_times(value):
 
 
 def what_was_made(folder):
-    """Returns every file by its path below the folder, JSON parsed and without its times."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    """Returns every file but the log by its path below the folder, JSON parsed and without its times."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOG]
     return {
         path.relative_to(folder): without_times(json.loads(path.read_bytes()))
         if path.suffix == ".json"

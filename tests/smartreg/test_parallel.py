@@ -47,11 +47,11 @@ def task_loss(outputs, kind):
 def train(model, module, mode, rank, world):
     """Trains for a few steps and returns the weights; a rank draws its part of the joined batch's noise."""
 
-    def noise(self, x):
-        joined = torch.randn(world * len(x), *x.shape[1:], dtype=x.dtype) * self.noise_std
-        return joined[rank * len(x) : (rank + 1) * len(x)]
+    def draw(self, inputs, noise, generator):
+        mine = slice(rank * len(inputs.tensors[0]), (rank + 1) * len(inputs.tensors[0]))
+        return [torch.randn(world * len(x), *x.shape[1:], dtype=x.dtype)[mine] for x in inputs.tensors]
 
-    own, Perturbation._noise = Perturbation._noise, noise
+    own, Perturbation._draw = Perturbation._draw, draw
     try:
         function = EmbeddingFunction(model, module.table, calls=2)
         smart = SMART(
@@ -78,7 +78,7 @@ def train(model, module, mode, rank, world):
                 smart.backward(called, embeddings, lambda o, kind=kind: task_loss(o, kind), weight=WEIGHT)
             optimizer.step()
     finally:
-        Perturbation._noise = own
+        Perturbation._draw = own
         function.remove()
     return [getattr(p, "full_tensor", lambda p=p: p)().detach() for p in module.parameters()]
 
