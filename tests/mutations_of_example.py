@@ -108,8 +108,8 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
     ],
     f"{_PACKAGE}/regularization.py": [
         (
-            "mask=point.masks\n            )",
-            "mask=None\n            )",
+            "point.embeddings, mask=point.masks)",
+            "point.embeddings, mask=None)",
             "test_regularization.py::test_real_positions_are_perturbed_and_padding_is_not",
         ),
         (
