@@ -10,7 +10,7 @@ FRESH_PIP := $(if $(TORCH),-m pip install --disable-pip-version-check --quiet "t
 SOURCES := gradsurgery smartreg examples tests benchmarks docs
 DISTRIBUTIONS := gradsurgery smartreg examples/minbert_multitask
 
-.PHONY: demo test test-deep errors fuzz mutations check bench docs dist clean
+.PHONY: demo test test-deep errors fuzz kills mutations check bench docs dist clean
 demo: $(READY)
 	$(BIN)/minbert demo
 
@@ -19,6 +19,10 @@ test: $(READY)
 
 test-deep: $(READY)
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/gradsurgery tests/smartreg
+
+# A run and a write, each killed twenty times at random moments, which must end as if nothing had been.
+kills: $(READY)
+	PYTHONPATH=.:examples OMP_NUM_THREADS=1 $(BIN)/python -m tests.minbert_multitask.kills --kills $(or $(KILLS),20)
 
 # What every bad call says, into tests/errors/messages.txt: read its diff as a user would.
 errors: $(READY)

@@ -62,6 +62,8 @@ def main() -> bool:
         places.make(place)
         while time.monotonic() < end:
             for file in places.READERS:
+                if time.monotonic() > end:
+                    break
                 try:
                     never_a_traceback(place, file, max_examples=EXAMPLES, first=number)
                 except Exception as error:  # whatever gets out of a reader is what is looked for
