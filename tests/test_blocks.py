@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.run
 from minbert_multitask import cli, smart_diagnosis
 from minbert_multitask.experiments import EXPERIMENTS
 from minbert_multitask.results import collect
@@ -122,6 +123,10 @@ def test_a_command_is_one_that_there_is(line, capsys):
     words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]  # set for the command
     name, *rest = words
     name = name.removeprefix(".venv/bin/")
+    if name == "torchrun":
+        options = torch.distributed.run.get_args_parser().parse_args(rest)
+        assert options.module
+        name, rest = {"minbert_multitask": "minbert"}[options.training_script], options.training_script_args
     if name == "make":
         targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(rest) <= set(targets)
