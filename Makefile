@@ -56,6 +56,7 @@ bench: $(READY)
 	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(BIN)/python -m benchmarks.end_to_end
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.minbert
+	$(BIN)/python -m benchmarks.smart
 	$(BIN)/python -m benchmarks.report
 
 # The site into build/docs, every warning an error; its pages' Python and its pictures are tested by `make test`.

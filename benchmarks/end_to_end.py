@@ -23,8 +23,6 @@ from .projection import RESULTS
 
 MINILM = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 BACKWARDS = "the T backwards"
-POINTS = 300
-"""Of a curve of memory, as many as a picture has room for."""
 
 
 class Encoder(nn.Module):
@@ -121,11 +119,9 @@ def memory(model: Encoder, tasks: int) -> dict[str, Any]:
             optimizer.backward(found if name == "callables" else [task() for task in found])
 
         curve = measure.alive_over_time(run)
-        each = -(-len(curve) // POINTS)
-        bins = [curve[k : k + each] for k in range(0, len(curve), each)]
         curves[name] = {
             "peak": max(alive for _, alive in curve),
-            "curve": [[round(b[0][0], 4), max(alive for _, alive in b)] for b in bins],
+            "curve": measure.thinned(curve),
         }
     return {"gradient": 4 * sum(p.numel() for p in model.parameters()), "by": curves}
 

@@ -1,6 +1,8 @@
 """Times in interleaved rounds, peaks of memory as the allocator reports them, and facts about the machine."""
 
 import platform
+import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,6 +11,8 @@ from time import perf_counter, process_time
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
 Preparation: TypeAlias = Callable[[], Callable[[], object]]
@@ -106,6 +110,36 @@ def peak_bandwidth(device: torch.device) -> float | None:
         return None
     properties = torch.cuda.get_device_properties(device)
     return 2e3 * properties.memory_clock_rate * properties.memory_bus_width / 8 / 1e9  # kHz, bits
+
+
+def thinned(curve: list[tuple[float, int]], points: int = 300) -> list[tuple[float, int]]:
+    """Returns a curve of as many points as a picture has room for, its peaks kept."""
+    each = -(-len(curve) // points)
+    parts = [curve[k : k + each] for k in range(0, len(curve), each)]
+    return [(round(part[0][0], 4), max(alive for _, alive in part)) for part in parts]
+
+
+class Activations(saved_tensors_hooks):
+    """Counts the bytes autograd keeps, each storage once, no parameters; ``peak`` is the most at a time."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(self._keep, lambda kept: kept)
+        self.peak = self._alive = 0
+        self._parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self._uses: Counter[int] = Counter()
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        kept = tensor.detach()  # an object of autograd's own, which dies when autograd lets go of it
+        address, size = kept.untyped_storage().data_ptr(), kept.untyped_storage().nbytes()
+        if address not in self._parameters:
+            self._count(address, size, 1)
+            weakref.finalize(kept, self._count, address, size, -1)
+        return kept
+
+    def _count(self, address: int, size: int, change: int) -> None:
+        before, self._uses[address] = self._uses[address], self._uses[address] + change
+        self._alive += size * (bool(self._uses[address]) - bool(before))
+        self.peak = max(self.peak, self._alive)
 
 
 def synchronize(device: torch.device) -> None:

@@ -11,26 +11,18 @@ from matplotlib.figure import Figure
 
 from .end_to_end import BACKWARDS
 from .projection import CALLS, LIMIT, RESULTS
+from .smart_report import draw_smart, one_task_table, three_tasks_tables
+from .tables import ranged, table
 
 README = Path(__file__).parent / "README.md"
 ROOT_README = README.parents[1] / "README.md"
+SMARTREG_README = README.parents[1] / "smartreg" / "README.md"
 KEPT = {"end_to_end.json": "as it is", "end_to_end-kept.json": "memory kept"}
 
 
 def load(name: str) -> Any:
     """Returns what a results file holds."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
-def table(header: list[str], lines: list[list[str]]) -> str:
-    """Returns a Markdown table, its first column to the left and the others to the right."""
-    rule = [":--", *["--:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *lines])
-
-
-def ranged(value: dict[str, float], digits: int = 2) -> str:
-    """Returns a median with its quartiles."""
-    return f"{value['median']:,.{digits}f} ({value['low']:,.{digits}f} to {value['high']:,.{digits}f})"
 
 
 def projections() -> list[dict[str, Any]]:
@@ -205,6 +197,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "end to end": end_to_end_tables,
     "growth": growth_tables,
     "minbert": minbert_table,
+    "smart on one task": lambda: one_task_table(load("smart.json")),
+    "smart on three tasks": lambda: three_tasks_tables(load("smart.json")),
 }
 
 
@@ -280,13 +274,14 @@ PICTURES: dict[str, Callable[[Path], None]] = {
     "projection.png": draw_projection,
     "growth.png": draw_growth,
     "memory.png": draw_memory,
+    "smart.png": lambda path: draw_smart(load("smart.json"), path),
 }
 
 
 def main() -> None:
     for name, draw in PICTURES.items():
         draw(RESULTS / name)
-    for readme in (README, ROOT_README):
+    for readme in (README, ROOT_README, SMARTREG_README):
         readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 

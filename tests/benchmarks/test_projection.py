@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import end_to_end, growth, measure, minbert, peers, projection, report, shapes
+from benchmarks import end_to_end, growth, measure, minbert, peers, projection, report, shapes, smart
 from gradsurgery import vectors
 from tests.gradsurgery.counts import Launches
 
@@ -154,6 +154,7 @@ def test_the_scripts_write_what_the_report_reads(tmp_path, monkeypatch, capsys):
     end_to_end.main(["--layers", "1", "--rounds", "1", *small, "--output", str(tmp_path)])
     (tmp_path / "end_to_end-kept.json").write_bytes((tmp_path / "end_to_end.json").read_bytes())
     minbert.main([*small, "--rounds", "1", "--output", str(tmp_path)])
+    smart.main(["--layers", "1", "--models", "minilm", "--rounds", "1", *small, "--output", str(tmp_path)])
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     text = report.filled(report.README.read_text(encoding="utf-8"))
     assert "mlp, T = 3, cpu" in text
@@ -168,11 +169,13 @@ def test_the_scripts_write_what_the_report_reads(tmp_path, monkeypatch, capsys):
 def test_the_readme_shows_the_committed_results():
     text = report.README.read_text(encoding="utf-8")
     root = report.ROOT_README.read_text(encoding="utf-8")
-    assert report.filled(text) == text
-    assert report.filled(root) == root
+    smartreg = report.SMARTREG_README.read_text(encoding="utf-8")
+    for readme in (text, root, smartreg):
+        assert report.filled(readme) == readme
     shown = {name for name in report.SECTIONS if f"<!-- {name} -->" in text}
     assert shown == set(report.SECTIONS) - {"beside"}
     assert "<!-- beside -->" in root
+    assert "<!-- smart on one task -->" in smartreg
     for name in report.PICTURES:
         assert (report.RESULTS / name).exists()
         assert f"(results/{name})" in text

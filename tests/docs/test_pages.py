@@ -64,7 +64,7 @@ def test_every_readme_is_a_page_whose_links_lead_to_files():
 
 
 def test_quoted_tables_are_those_of_the_results():
-    penalties = results.load(results.BENCHMARKS / "smart.json")["penalties"]
+    penalties = results.load(results.BENCHMARKS / "penalties.json")["penalties"]
     table = results.penalties()
     assert f"{penalties['dropout alone']:.1e}" in table
     for radii in penalties.values():
