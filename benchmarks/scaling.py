@@ -29,7 +29,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 512)
 COUNTED = (8, 64, 512)
 PARAMETERS = {"110 M": 110e6, "7 B": 7e9}
 BLOCKS = 12
-CHOSEN = shapes.encoder(6, 384, words=2000)
+CHOSEN = shapes.MODELS["bert-base"]()
 """The shapes that are counted."""
 LINKS = {"400 Gb/s": 50e9, "100 Gb/s": 12.5e9}
 """Bytes a second that a rank sends, while it receives as many."""
@@ -264,14 +264,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
     options = parser.parse_args(arguments)
-    chosen = CHOSEN
     cases = []
     for ranks in COUNTED:
         with simulated(ranks):
-            cases.append({"ranks": ranks, "DDP": replicated(chosen), "FSDP2": sharded(chosen)})
+            cases.append({"ranks": ranks, "DDP": replicated(CHOSEN), "FSDP2": sharded(CHOSEN)})
     found = {
-        "parameters": sum(math.prod(shape) for shape in chosen),
-        "tensors": len(chosen),
+        "parameters": sum(math.prod(shape) for shape in CHOSEN),
+        "tensors": len(CHOSEN),
         "tasks": TASKS,
         "counted": cases,
         "modelled": modelled(),
