@@ -22,6 +22,7 @@ from tests.mutations_of_distributed import DISTRIBUTED
 from tests.mutations_of_docs import DOCS
 from tests.mutations_of_embeddings import EMBEDDINGS
 from tests.mutations_of_example import EXAMPLE
+from tests.mutations_of_figures import FIGURES
 from tests.mutations_of_files import FILES
 from tests.mutations_of_gradsurgery import GRADSURGERY
 from tests.mutations_of_methods import METHODS
@@ -78,6 +79,7 @@ MUTATIONS = [
         PROXIMAL,
         EMBEDDINGS,
         EXAMPLE,
+        FIGURES,
         FILES,
         RANKS,
         DOCS,

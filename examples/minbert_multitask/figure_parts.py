@@ -18,13 +18,16 @@ from .results import RunResult
 
 BLACK, GREY, LIGHT = "#000000", "#777777", "#cccccc"
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
-PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
-PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)  # Okabe and Ito: distinct for every colour vision
-MARKERS = "osD^vP"
+PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"  # Okabe and Ito: distinct for every colour vision
+WINE = "#882255"  # Tol, likewise
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, WINE)
+MARKERS = "osD^vPX"
+HEADINGS = [f"{LABELS[metric]} {UNITS[metric]}".strip() for metric in METRICS]
 
 _WIDTH = 9.6  # inches; 1,440 pixels, which a page shows at about 850
 _LINE, _SMALL = 0.165, 9.0  # inches and points of a line of small print
-_CHARACTERS = 148
+_CHARACTERS = 142
+_STEPS = (1, 2, 2.5, 5, 10)  # between ticks
 
 styled = mpl.rc_context(
     {
@@ -108,37 +111,43 @@ def new_figure(group: Comparable, title: str, *, height: float, caption: str) ->
     return figure
 
 
-def metric_panels(figure: Figure, grid: GridSpec, *, first_row: int, columns: int) -> list[list[Axes]]:
-    """Returns a panel for each metric (down) and column (across); columns share iterations, rows scores.
+def bands(
+    figure: Figure, titles: Sequence[str], heights: Sequence[float], *, legend: float
+) -> tuple[GridSpec, list[list[Axes]]]:
+    """Returns a grid of bands of panels below each other, with room for a legend on the right of each.
 
     Args:
         figure: The figure.
-        grid: Its grid.
-        first_row: The grid's row of the first metric.
-        columns: Number of columns.
+        titles: Of the columns of panels; the panels of a column share the vertical axis.
+        heights: Of the bands; the panels of a band share the horizontal axis unless they are told otherwise.
+        legend: The legends' width, in widths of a panel.
+
+    Returns:
+        The grid, of which the last column and a row below are free, and the panels by band and column.
     """
+    widths = [*[1.0] * len(titles), legend]
+    grid = GridSpec(
+        len(heights) + 1, len(widths), figure=figure, width_ratios=widths, height_ratios=[*heights, 0.25]
+    )
     panels: list[list[Axes]] = []
-    for down, metric in enumerate(METRICS):
+    for down in range(len(heights)):
         panels.append([])
-        for across in range(columns):
-            panel = figure.add_subplot(
-                grid[first_row + down, across],
-                sharex=panels[0][across] if down else None,
-                sharey=panels[down][0] if across else None,
-            )
-            panel.tick_params(labelbottom=metric == METRICS[-1], labelleft=not across, length=0)
+        for across, title in enumerate(titles):
+            panel = figure.add_subplot(grid[down, across], sharey=panels[0][across] if down else None)
+            panel.tick_params(length=0)
+            panel.yaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
+            if not down:
+                panel.set_title(title)
             panels[down].append(panel)
-        panels[down][0].set_ylabel(f"{LABELS[metric]}\n{UNITS[metric]}".strip())
-    for panel in panels[-1]:
-        count_axis(panel)
-    return panels
+    return grid, panels
 
 
-def count_axis(panel: Axes) -> None:
-    """Labels a panel's horizontal axis in iterations."""
-    panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+def count_axis(panel: Axes, *, label: bool = True) -> None:
+    """Makes a panel's horizontal axis one of iterations."""
+    panel.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS, integer=True))
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    panel.set_xlabel("iterations")
+    if label:
+        panel.set_xlabel("iterations")
 
 
 def key(figure: FigureBase, cell: Any, handles: Sequence[Any], *, columns: int = 1, title: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The figures: dev scores over training, SMART's train against dev scores, conflicts between tasks."""
+"""The figures: dev scores over training and by row, their trade-off, SMART's gap, conflicts between tasks."""
 
 import io
 from collections.abc import Iterable
@@ -6,16 +6,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .comparable import comparable
+from .comparable import Comparable, comparable
 from .conflicts_figure import conflicts_figure
 from .files import write_atomically
 from .results import RunResult
+from .rows_figure import rows_figure
 from .scores_figure import scores_figure
 from .smart_figure import smart_figure
+from .tradeoff_figure import tradeoff_figure
 
 
 def draw(results: Iterable[RunResult], folder: str | Path) -> list[Path]:
-    """Draws ``scores.png``, ``smart.png`` and ``conflicts.png``, each if there is something to draw.
+    """Draws ``scores``, ``rows``, ``tradeoff``, ``smart`` and ``conflicts.png``, each if it has what to draw.
 
     Runs on other data, with other weights or settings get figures of their own: ``scores-2.png`` and so on.
 
@@ -32,17 +34,24 @@ def draw(results: Iterable[RunResult], folder: str | Path) -> list[Path]:
     """
     paths = []
     for number, group in enumerate(comparable(results), start=1):
-        for name, draw_one in (
-            ("scores", scores_figure),
-            ("smart", smart_figure),
-            ("conflicts", conflicts_figure),
-        ):
-            figure = draw_one(group)
+        for name, figure in _figures(group).items():
             if figure is not None:
                 path = Path(folder) / f"{name}{f'-{number}' if number > 1 else ''}.png"
                 write_atomically(path, png(figure))
                 paths.append(path)
     return paths
+
+
+def _figures(group: Comparable) -> dict[str, Figure | None]:
+    """Returns a group's figures by name; after a single epoch the scores are those by row."""
+    over_training, by_row = scores_figure(group), rows_figure(group)
+    return {
+        "scores": over_training or by_row,
+        "rows": by_row if over_training and len(group.rows) > 1 else None,
+        "tradeoff": tradeoff_figure(group),
+        "smart": smart_figure(group),
+        "conflicts": conflicts_figure(group),
+    }
 
 
 def png(figure: Figure) -> bytes:

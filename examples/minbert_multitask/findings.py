@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from .data import Dataset
 from .evaluate import Predictions, resampled_scores
 from .files import write_atomically
+from .intervals import half_width
 from .protocol import CLAIMS, Claim
 from .records import Record, by_row, common_seeds
 from .typed_json import to_plain
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "cannot be told at this size"
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ def difference(pairs: Sequence[tuple[Predictions, Predictions]], metric: str) ->
 
     Two errors add up. That of the examples is the standard deviation of the mean difference over resampled
     dev sets, the same ones for all seeds and both rows: what is common to both cancels. That of the seeds is
-    the standard deviation of the differences over seeds, by the root of their number. The interval is
-    Student's t, its degrees of freedom Welch and Satterthwaite's, with the examples' taken as infinite.
+    the standard deviation of the differences over seeds, by the root of their number.
 
     Args:
         pairs: By seed, the predictions of both rows for the same examples, with labels.
@@ -63,9 +61,7 @@ def difference(pairs: Sequence[tuple[Predictions, Predictions]], metric: str) ->
     if count == 1:
         return Difference(value, -math.inf, math.inf, count)
     of_examples, of_seeds = float(means.var(ddof=1)), float(each.var(ddof=1)) / count
-    variance = of_examples + of_seeds
-    freedom = (count - 1) * (variance / of_seeds) ** 2 if of_seeds else math.inf
-    half = float(stats.t.ppf((1 + _LEVEL) / 2, freedom)) * variance**0.5
+    half = half_width(of_examples=of_examples, of_seeds=of_seeds, seeds=count)
     return Difference(value, value - half, value + half, count)
 
 

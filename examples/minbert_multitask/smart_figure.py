@@ -5,18 +5,20 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 
-from .comparable import LABELS, UNITS, Comparable
+from .comparable import Comparable
 from .evaluate import METRICS
 from .experiments import EXPERIMENTS
 from .figure_parts import (
     BLUE,
     CONSTANT,
+    HEADINGS,
     VERMILION,
     Look,
+    bands,
+    count_axis,
     history,
     key,
     longest,
-    metric_panels,
     new_figure,
     styled,
 )
@@ -51,8 +53,8 @@ def _pairs(group: Comparable) -> dict[str, dict[str, tuple[RunResult, ...]]]:
             (
                 other.name
                 for other in EXPERIMENTS.values()
-                if (other.update, other.similarity, other.pooling)
-                == (row.update, row.similarity, row.pooling)
+                if (other.update, other.similarity, other.paraphrase, other.pooling)
+                == (row.update, row.similarity, row.paraphrase, row.pooling)
                 and not other.smart
                 and other.epoch_multiple == 1
             ),
@@ -73,23 +75,24 @@ def _caption(pairs: dict[str, dict[str, tuple[RunResult, ...]]]) -> str:
 
 @styled
 def _over_training(group: Comparable, pairs: dict[str, dict[str, tuple[RunResult, ...]]]) -> Figure:
-    ratios = [0.98, *[1.5] * len(METRICS), 0.25]
+    heights = [1.45] * len(pairs)
     figure = new_figure(
-        group, "SMART: train and dev scores", height=sum(ratios) + 0.3, caption=_caption(pairs)
+        group, "SMART: train and dev scores", height=sum(heights) + 0.8, caption=_caption(pairs)
     )
-    grid = GridSpec(len(ratios), len(pairs), figure=figure, height_ratios=ratios)
-    panels = metric_panels(figure, grid, first_row=1, columns=len(pairs))
-    for across, (name, pair) in enumerate(pairs.items()):
+    grid, panels = bands(figure, HEADINGS, heights, legend=1.2)
+    for band, (name, pair) in enumerate(pairs.items()):
         handles = []
         for kind, runs in pair.items():
             for split, look in _looks(kind).items():
-                handles.append(Line2D([], [], label=f"{runs[0].row}, {split}", **look.options()))
-        key(figure, grid[0, across], handles, title=name)
-        for down, metric in enumerate(METRICS):
+                whose = "" if kind == "SMART" else f"{runs[0].row}, "
+                handles.append(Line2D([], [], label=f"{whose}{split}", **look.options()))
+        key(figure, grid[band, -1], handles, title=name)
+        for panel, metric in zip(panels[band], METRICS, strict=True):
             for kind, runs in pair.items():
-                _both_splits(panels[down][across], kind, runs, metric)
-            panels[down][across].axhline(group.data.constant[metric], **CONSTANT, label="_constant")
-        panels[0][across].set_xlim(left=0)
+                _both_splits(panel, kind, runs, metric)
+            panel.axhline(group.data.constant[metric], **CONSTANT, label="_constant")
+            panel.set_xlim(left=0)
+            count_axis(panel, label=band == len(pairs) - 1)
     below = [Line2D([], [], **CONSTANT, label="constant prediction on dev")]
     key(figure, grid[-1, :], below)
     return figure
@@ -134,7 +137,7 @@ def _after_training(group: Comparable, pairs: dict[str, dict[str, tuple[RunResul
             for split, look in _looks(kind).items():
                 panel.plot([ends[split]], [at], **look.options(), label=f"{row}, {split}")
         panel.axvline(group.data.constant[metric], **CONSTANT, label="_constant")
-        panel.set_title(f"{LABELS[metric]} {UNITS[metric]}".strip())
+        panel.set_title(HEADINGS[len(panels) - 1])
         panel.tick_params(length=0, labelleft=len(panels) == 1)
     panels[0].set_yticks(range(len(rows)), list(rows))
     panels[0].set_ylim(len(rows) - 0.4, -0.6)

@@ -83,7 +83,7 @@ def _text(group: Comparable) -> str:
         for name, ours, papers in _lines(group)
     ]
     units = [UNITS[metric] for metric in METRICS]
-    paper = "  paper: not comparable" if _differences(group) else "  paper"
+    paper = "  paper: not comparable" if differences_from_paper(group) else "  paper"
     header = [
         ["", f" {'dev ± half the 95 % interval':<55}", "|", paper],
         ["row", *(f" {LABELS[metric]:<13}" for metric in METRICS), "|", "   SST   QQP   STS overall"],
@@ -238,14 +238,14 @@ def _paper_note(group: Comparable) -> str:
         f"{row} {'/'.join(f'{scores[metric]:.3f}' for metric in METRICS)}"
         for row, scores in PAPER_TEST.items()
     )
-    differences = _differences(group)
+    differences = differences_from_paper(group)
     made = (
         f", measured with {', '.join(differences)}: compare rows within one side only" if differences else ""
     )
     return f"its dev scores{made}. N/A: out of GPU memory. Its test scores: {tests}."
 
 
-def _differences(group: Comparable) -> list[str]:
+def differences_from_paper(group: Comparable) -> list[str]:
     """Returns in what the paper's runs differ from these."""
     weights, config = group.runs[0].weights, group.runs[0].config
     differences = []
