@@ -32,9 +32,9 @@ errors: $(READY)
 fuzz: $(READY)
 	PYTHONPATH=.:examples OMP_NUM_THREADS=1 $(BIN)/python -m tests.minbert_multitask.fuzz --seconds $(or $(SECONDS),300)
 
-# Wrong versions of the code, one after another, each of which must fail the tests named beside it: tests/mutations.txt.
+# Wrong versions of the code, each of which must fail the tests named beside it: tests/mutations.txt.
 mutations: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations --jobs $(JOBS)
 
 check: $(READY)
 	$(BIN)/ruff check $(SOURCES)

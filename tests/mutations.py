@@ -2,8 +2,9 @@
 
 Usage: python -m tests.mutations [PATTERN]
 
-PATTERN is a regular expression; mutations whose file, source or tests match it are tried. All happens in a
-copy of the sources, so the checkout is not touched but for the report of a run of all, tests/mutations.txt.
+PATTERN is a regular expression; mutations whose file, source or tests match it are tried. All happens in
+copies of the sources, so the checkout is not touched but for the report, tests/mutations.txt, of the last
+verdict on each.
 It ends with 1 if a mutation survives, or is not in its file once.
 """
 
@@ -15,8 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from tests.mutations_of_distributed import DISTRIBUTED
 from tests.mutations_of_docs import DOCS
@@ -124,38 +129,71 @@ def verdict(mutation: Mutation, copy: Path) -> str:
     return "SURVIVED" if done.returncode == 0 else f"NOT TRIED\n{done.stdout}{done.stderr}"
 
 
+@contextmanager
+def copies(count: int) -> Iterator[list[Path]]:
+    """Makes so many copies of the sources, which are deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = [Path(folder).resolve() / str(number) for number in range(count)]
+        for copy in made:
+            copy.mkdir()
+            for name in COPIED:
+                source = ROOT / name
+                if source.is_dir():
+                    shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(source, copy / name)
+        yield made
+
+
+def tried(chosen: list[Mutation], copies: list[Path]) -> list[str]:
+    """Returns the verdicts, each copy trying one mutation at a time."""
+    free: SimpleQueue[Path] = SimpleQueue()
+    for copy in copies:
+        free.put(copy)
+
+    def one(mutation: Mutation) -> str:
+        copy, started = free.get(), time.monotonic()
+        found = verdict(mutation, copy)
+        free.put(copy)
+        print(f"{time.monotonic() - started:5.1f} s  {mutation}: {found}", flush=True)
+        return found
+
+    with ThreadPoolExecutor(len(copies)) as pool:
+        return list(pool.map(one, chosen))
+
+
+def write_report(verdicts: dict[str, str]) -> None:
+    """Writes these verdicts; mutations that were not tried now keep the one they had."""
+    former = {}
+    if REPORT.exists():
+        for line in REPORT.read_text(encoding="utf-8").splitlines()[2:]:
+            found, _, mutation = line.partition("  ")
+            former[mutation] = found
+    last = {**former, **{mutation: found.splitlines()[0] for mutation, found in verdicts.items()}}
+    lines = [f"{last.get(str(m), 'NOT TRIED')}  {m}" for m in MUTATIONS]
+    killed = sum(line.startswith("killed") for line in lines)
+    REPORT.write_text("\n".join([f"{killed} of {len(lines)} killed", "", *lines]) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """Tries the mutations that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutations")
     parser.add_argument("pattern", nargs="?", default="", help="try those that match, by default all")
-    pattern = parser.parse_args().pattern
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: %(default)s)")
+    options = parser.parse_args()
+    pattern = options.pattern
     chosen = [m for m in MUTATIONS if re.search(pattern, f"{m} {' '.join(m.tests)}")]
     if not chosen:
         parser.error(f"PATTERN must match a mutation, got {pattern!r}: try the name of a file")
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder).resolve()
-        for name in COPIED:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, copy / name)
-        right = run_tests(copy, sorted({test for mutation in chosen for test in mutation.tests}))
+    with copies(options.jobs) as made:
+        right = run_tests(made[0], sorted({test for mutation in chosen for test in mutation.tests}))
         if right.returncode:
             print(f"without a mutation the tests must pass\n{right.stdout}{right.stderr}")
             return 1
-        verdicts = []
-        for mutation in chosen:
-            started = time.monotonic()
-            verdicts.append(verdict(mutation, copy))
-            print(f"{time.monotonic() - started:5.1f} s  {mutation}: {verdicts[-1]}", flush=True)
-    killed = verdicts.count("killed")
-    summary = f"{killed} of {len(chosen)} killed"
-    print(summary)
-    if not pattern:
-        lines = [f"{verdict}  {m}" for m, verdict in zip(chosen, verdicts, strict=True)]
-        REPORT.write_text("\n".join([summary, "", *lines]) + "\n", encoding="utf-8")
-    return int(killed < len(chosen))
+        verdicts = tried(chosen, made)
+    print(f"{verdicts.count('killed')} of {len(chosen)} killed")
+    write_report({str(m): found for m, found in zip(chosen, verdicts, strict=True)})
+    return int(verdicts.count("killed") < len(chosen))
 
 
 if __name__ == "__main__":

@@ -246,13 +246,24 @@ def test_a_killed_reproduction_keeps_what_had_ended(run, tmp_path, monkeypatch):
     assert len(run()) == 6
 
 
+class Hostile:
+    """What a pickle would run."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was run",)
+
+
 def test_records_of_other_data_and_broken_ones_are_refused(run, tmp_path, small_inputs):
     (record,) = run(seeds=(1,), rows=("gs",))
     other = replace(record.result, data=replace(record.result.data, fingerprint="0000"))
     with pytest.raises(ValueError, match="is of data with fingerprint 0000, got"):
         Record(record.folder, other).dev(small_inputs.dataset)
-    (record.folder / "dev.npz").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"dev\.npz is damaged .* reproduce the row again"):
-        record.dev(small_inputs.dataset)
+    path = record.folder / "dev.npz"
+    np.savez(path, sst=np.array([Hostile()] * 12, dtype=object))
+    hostile = path.read_bytes()
+    for content in (b"PK", b"", hostile):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"dev\.npz is damaged .* reproduce the row again"):
+            record.dev(small_inputs.dataset)
     with pytest.raises(ValueError, match="holds no record of a run"):
         records.load(tmp_path / "nothing")
