@@ -19,7 +19,14 @@ from .run_folder import PREDICTIONS, REQUEST, FinishedRun, Job
 from .settings import Settings
 
 DEMO = Settings(
-    epochs=2, iterations=6, batch_size=4, lr=1e-4, train_eval_size=50, probe_every=6, checkpoint_every=0
+    epochs=2,
+    iterations=6,
+    batch_size=4,
+    lr=1e-4,
+    packed=True,
+    train_eval_size=50,
+    probe_every=6,
+    checkpoint_every=0,
 )
 """The demo's schedule: sixteen rows in under five minutes on two cores."""
 

@@ -19,6 +19,9 @@ from .results import RunResult
 from .run import run
 from .run_folder import Job
 
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+"""For glibc: what an iteration frees is kept for the next one, and not mapped anew by pages."""
+
 
 def run_all(
     jobs: list[Job],
@@ -72,6 +75,8 @@ def _run_in_processes(
     """Yields the jobs with their results as they end."""
     # A fork would copy torch's threads in the middle of their work.
     context = multiprocessing.get_context("spawn")
+    for name, value in _KEEP_MEMORY.items():
+        os.environ.setdefault(name, value)
     events: Queue[Event | None] = context.Queue()
     threads = max(1, (os.cpu_count() or 1) // processes)
     try:
