@@ -148,7 +148,7 @@ def demo(options: Namespace) -> None:
 
 def reproduce(options: Namespace) -> None:
     """Runs what has no record yet of the reproduction, and prints the table and the findings."""
-    found = reproduction.reproduce(
+    found, judged = reproduction.reproduce(
         select(options.rows),
         DataSource.find(options.data, options.out),
         runs=options.out,
@@ -165,7 +165,7 @@ def reproduce(options: Namespace) -> None:
         *figures.draw(results, options.records / "figures"),
     ]:
         print(path)
-    print_findings(Namespace(records=options.records, data=Path(options.data)))
+    print(findings.markdown(judged))
 
 
 def print_findings(options: Namespace) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import findings, records
 from .experiments import Experiment
+from .findings import Finding
 from .inputs import DataSource, Inputs
 from .parallel import run_all
 from .protocol import SEEDS, SETTINGS
@@ -24,7 +25,7 @@ def reproduce(
     seeds: Sequence[int] = SEEDS,
     settings: Settings = SETTINGS,
     processes: int = 1,
-) -> list[Record]:
+) -> tuple[list[Record], list[Finding]]:
     """Runs every row with every seed, one seed after another, and keeps a record of each run as it ends.
 
     Runs that have a record already are not run again; runs that were stopped go on.
@@ -39,7 +40,7 @@ def reproduce(
         processes: How many runs at a time.
 
     Returns:
-        All records in the folder.
+        All records in the folder, and the verdicts on the claims, which are written beside them.
 
     Raises:
         ValueError: If the data, a record or a checkpoint is at fault.
@@ -65,5 +66,6 @@ def reproduce(
 
     run_all(jobs, inputs, processes=processes, in_order=True, ended=keep)
     found = records.load(kept)
-    findings.save(findings.findings(found, inputs.dataset), kept / "findings.json")
-    return found
+    judged = findings.findings(found, inputs.dataset)
+    findings.save(judged, kept / "findings.json")
+    return found, judged

@@ -181,7 +181,7 @@ def small(small_weights):
 @pytest.fixture
 def run(small, small_data, tmp_path):
     def call(*, seeds=(1, 2), rows=("multitask", "gs", "gse"), processes=1):
-        return reproduction.reproduce(
+        found, _ = reproduction.reproduce(
             select(list(rows)),
             DataSource("small", small_data),
             runs=tmp_path / "runs",
@@ -190,6 +190,7 @@ def run(small, small_data, tmp_path):
             settings=small,
             processes=processes,
         )
+        return found
 
     return call
 
