@@ -105,7 +105,10 @@ def findings(records: Iterable[Record], dataset: Dataset, claims: Sequence[Claim
         row, reference = rows.get(claim.row, {}), rows.get(claim.reference, {})
         seeds = common_seeds(row, reference)
         if seeds:
-            pairs = [(row[seed].dev(dataset), reference[seed].dev(dataset)) for seed in seeds]
+            pairs = [
+                (row[seed].predictions("dev", dataset), reference[seed].predictions("dev", dataset))
+                for seed in seeds
+            ]
             found.append(judge(claim, difference(pairs, claim.metric)))
     return found
 

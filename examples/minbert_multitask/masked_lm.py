@@ -94,7 +94,7 @@ def pretrain(
     """
     device = settings.torch_device()
     model = MaskedLanguageModel(encoder).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0, fused=True)
     generator = torch.Generator().manual_seed(settings.seed)
     sources = [
         Batches(tokens[task, "train"], task=f"{task} mlm", batch_size=settings.batch_size, seed=settings.seed)

@@ -13,6 +13,7 @@ SETTINGS = Settings(
     iterations=100,
     lr=1e-4,
     packed=True,
+    eval_batch_size=16,
     train_eval_size=200,
     probe_every=50,
     checkpoint_every=100,

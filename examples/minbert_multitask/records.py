@@ -16,7 +16,7 @@ from .prediction_files import read_predictions
 from .results import RunResult
 from .run_folder import LOG, PREDICTIONS, RESULT
 
-_DEV = "dev.npz"
+_SPLITS = ("dev", "test")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Record:
     """One run's record.
 
     Attributes:
-        folder: ``ROW-SEED``, with the run's result, its log and its dev predictions, without labels.
+        folder: ``ROW-SEED``, with the run's result, its log and its predictions on dev and test, without
+            labels.
         result: The result.
     """
 
@@ -39,25 +40,26 @@ class Record:
             ValueError: If the run's files are at fault.
             OSError: If the disk is full or read-only.
         """
-        predicted = {
-            task: found.predicted.astype(np.float32 if task == "sts" else np.int8)
-            for task, found in read_predictions(run_folder / PREDICTIONS, "dev", dataset).items()
-        }
-        content = io.BytesIO()
-        np.savez_compressed(content, **predicted)  # type: ignore[arg-type]
-        write_atomically(folder / _DEV, content.getvalue())
+        for split in _SPLITS:
+            predicted = {
+                task: found.predicted.astype(np.float32 if task == "sts" else np.int8)
+                for task, found in read_predictions(run_folder / PREDICTIONS, split, dataset).items()
+            }
+            content = io.BytesIO()
+            np.savez_compressed(content, **predicted)  # type: ignore[arg-type]
+            write_atomically(folder / _file(split), content.getvalue())
         shutil.copyfile(run_folder / LOG, folder / LOG)
         result = RunResult.load(run_folder / RESULT)
         result.save(folder / RESULT)
         return cls(folder, result)
 
-    def dev(self, dataset: Dataset) -> Predictions:
-        """Returns the run's predictions on dev, with the labels of the data set that it was scored on.
+    def predictions(self, split: str, dataset: Dataset) -> Predictions:
+        """Returns the run's predictions on dev or test, with the labels that the data set has.
 
         Raises:
             ValueError: If the record's file is at fault, or of other data.
         """
-        path = self.folder / _DEV
+        path = self.folder / _file(split)
         if self.result.data.fingerprint != dataset.fingerprint:
             raise ValueError(
                 f"{path} is of data with fingerprint {self.result.data.fingerprint}, got "
@@ -65,9 +67,13 @@ class Record:
             )
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return {task: TaskPredictions.of(dataset[task, "dev"], arrays[task]) for task in TASKS}
+                return {task: TaskPredictions.of(dataset[task, split], arrays[task]) for task in TASKS}
         except (ValueError, KeyError, EOFError, OSError) as error:
             raise ValueError(f"{path} is damaged ({error}); reproduce the row again") from error
+
+
+def _file(split: str) -> str:
+    return f"{split}.npz"
 
 
 def load(folder: Path) -> list[Record]:

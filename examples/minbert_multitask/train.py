@@ -67,7 +67,7 @@ class Trainer:
         self.report = report
         self.iterations = epoch_iterations(experiment, settings)
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0
+            model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, fused=True
         )
         self.updater = updates.build(experiment.update, optimizer, seed=settings.seed)
         if not isinstance(self.updater, updates.SurgeryUpdate):  # which averages by itself

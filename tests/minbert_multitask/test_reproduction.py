@@ -201,11 +201,16 @@ def test_one_command_runs_all_keeps_records_and_judges(run, tmp_path, small_inpu
         f"{row}-{seed}" for row in ("multitask", "gs", "gse") for seed in (1, 2)
     }
     for record in found:
-        assert {path.name for path in record.folder.iterdir()} == {"result.json", "dev.npz", "log.txt"}
+        assert {path.name for path in record.folder.iterdir()} == {
+            "result.json",
+            "dev.npz",
+            "test.npz",
+            "log.txt",
+        }
         log = (record.folder / "log.txt").read_text()
         assert re.search(r"begun: \S+, seed \d; python 3", log)
         assert "epoch 0: 1 iterations, train loss sst " in log
-        dev = record.dev(small_inputs.dataset)
+        dev = record.predictions("dev", small_inputs.dataset)
         for task, metric in (("sst", "sst"), ("qqp", "qqp")):
             right = np.mean(dev[task].predicted == dev[task].gold)
             assert right == pytest.approx(record.result.dev[metric].value)
@@ -258,13 +263,13 @@ def test_records_of_other_data_and_broken_ones_are_refused(run, tmp_path, small_
     (record,) = run(seeds=(1,), rows=("gs",))
     other = replace(record.result, data=replace(record.result.data, fingerprint="0000"))
     with pytest.raises(ValueError, match="is of data with fingerprint 0000, got"):
-        Record(record.folder, other).dev(small_inputs.dataset)
+        Record(record.folder, other).predictions("dev", small_inputs.dataset)
     path = record.folder / "dev.npz"
     np.savez(path, sst=np.array([Hostile()] * 12, dtype=object))
     hostile = path.read_bytes()
     for content in (b"PK", b"", hostile):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"dev\.npz is damaged .* reproduce the row again"):
-            record.dev(small_inputs.dataset)
+            record.predictions("dev", small_inputs.dataset)
     with pytest.raises(ValueError, match="holds no record of a run"):
         records.load(tmp_path / "nothing")
