@@ -106,33 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         commands.reproduce,
         "Run the rows and seeds of PROTOCOL.md that have no record yet, and judge the claims.",
     )
-    reproduce.add_argument("rows", nargs="*", default=["all"], metavar="ROW", help="default: all")
-    reproduce.add_argument("--data", required=True, metavar="DIR", help="a folder with the handout's files")
-    reproduce.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/reproduction"),
-        help="folder of the runs (default: %(default)s)",
-    )
-    reproduce.add_argument(
-        "--records", type=Path, default=Path("records"), help="folder of what is kept (default: %(default)s)"
-    )
-    reproduce.add_argument(
-        "--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="default: the protocol's"
-    )
-    reproduce.add_argument(
-        "--jobs", type=int, default=1, help="rows trained at a time (default: %(default)s)"
-    )
-    reproduce.add_argument(
-        "--schedule",
-        choices=SCHEDULES,
-        default="cpu",
-        help="the protocol's, or the paper's in full (default: %(default)s)",
-    )
+    _add_reproduction(reproduce)
 
     findings = add("findings", commands.print_findings, "Judge the protocol's claims by a folder of records.")
     findings.add_argument("records", type=Path, metavar="RECORDS", help="what `reproduce` kept")
     findings.add_argument("--data", required=True, type=Path, metavar="DIR", help="the data of the runs")
+    _add_page(findings)
 
     why = add("why", commands.measure_mechanisms, "Show on the frozen encoder why two similarity heads fail.")
     why.add_argument("--data", required=True, metavar="DIR", help="a folder with the handout's files")
@@ -150,7 +129,11 @@ def _parser() -> argparse.ArgumentParser:
     ):
         subparser = add(name, command, what)
         subparser.add_argument(
-            "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, as `train` made it"
+            "runs",
+            nargs="+",
+            type=Path,
+            metavar="RUN",
+            help="a run's folder, as `train` made it, or its record, as `reproduce` kept it",
         )
         subparser.add_argument(
             "--data", metavar="DIR", type=Path, help="a folder of data files (default: the run's own)"
@@ -192,6 +175,37 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         default="demo",
         metavar="DIR|hub|demo",
         help="a folder with the handout's files, `hub` to fetch SST-5, QQP and STS-B, or the embedded corpus",
+    )
+
+
+def _add_reproduction(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("rows", nargs="*", default=["all"], metavar="ROW", help="default: all")
+    parser.add_argument("--data", required=True, metavar="DIR", help="a folder with the handout's files")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/reproduction"),
+        help="folder of the runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--records", type=Path, default=Path("records"), help="folder of what is kept (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="default: the protocol's"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="rows trained at a time (default: %(default)s)")
+    parser.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="cpu",
+        help="the protocol's, or the paper's in full (default: %(default)s)",
+    )
+    _add_page(parser)
+
+
+def _add_page(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="a Markdown page whose marked tables are written anew"
     )
 
 

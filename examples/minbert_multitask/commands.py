@@ -1,21 +1,33 @@
 """What each command does, from its parsed options."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from . import figures, findings, mechanisms, ranks, records, reproduction, smart_diagnosis, table
+from . import (
+    figures,
+    findings,
+    mechanisms,
+    ranks,
+    records,
+    reproduction,
+    results_page,
+    smart_diagnosis,
+    table,
+)
 from .data import SPLITS, load
-from .evaluate import METRICS, score
+from .evaluate import METRICS, Predictions, score
 from .experiments import EXPERIMENTS, Experiment, select
 from .files import write_atomically
+from .findings import Finding
 from .inference import predict_split
 from .inputs import DataSource, Inputs
 from .parallel import run_all
 from .prediction_files import read_predictions, write_predictions
 from .protocol import SCHEDULES
-from .results import collect, write_summary
-from .run_folder import PREDICTIONS, REQUEST, FinishedRun, Job
+from .results import RunResult, collect, write_summary
+from .run_folder import PREDICTIONS, REQUEST, RESULT, FinishedRun, Job
 from .settings import Settings
 
 DEMO = Settings(
@@ -66,12 +78,10 @@ def train_rows(options: Namespace) -> None:
 
 
 def evaluate_runs(options: Namespace) -> None:
-    """Prints the dev scores of runs, or of folders of prediction files, with their intervals."""
+    """Prints the dev scores of runs, records or folders of prediction files, with their intervals."""
     for folder in options.runs:
-        if (folder / REQUEST).exists() or options.data is None:
-            run = FinishedRun.open(folder, device=options.device, data=options.data)
-            predict, inputs = run.predict(("dev",))
-            predictions = predict_split(predict, inputs.tokens, "dev")
+        if options.data is None or any((folder / name).exists() for name in (REQUEST, RESULT)):
+            predictions = _predictions(folder, options, ("dev",))["dev"]
         else:
             predictions = read_predictions(folder, "dev", load(options.data, splits=("dev",)))
         scores = score(predictions)
@@ -84,16 +94,26 @@ def evaluate_runs(options: Namespace) -> None:
 
 
 def predict_runs(options: Namespace) -> None:
-    """Writes the prediction files of runs for dev and test, and prints their paths."""
+    """Writes the prediction files of runs or records for dev and test, and prints their paths."""
     for folder in options.runs:
         out = folder / PREDICTIONS
         if options.out is not None:
             out = options.out / folder.name if len(options.runs) > 1 else options.out
-        run = FinishedRun.open(folder, device=options.device, data=options.data)
-        predict, inputs = run.predict(("dev", "test"))
-        for split in ("dev", "test"):
-            for path in write_predictions(predict_split(predict, inputs.tokens, split), split, out):
+        for split, predictions in _predictions(folder, options, ("dev", "test")).items():
+            for path in write_predictions(predictions, split, out):
                 print(path)
+
+
+def _predictions(folder: Path, options: Namespace, splits: Sequence[str]) -> dict[str, Predictions]:
+    """Returns by split what a record keeps, or what a run's model predicts."""
+    if record := records.Record.open(folder):
+        if options.data is None:
+            raise ValueError(f"{folder} is a record, which does not name its data; give --data")
+        dataset = load(options.data, splits=SPLITS)
+        return {split: record.predictions(split, dataset) for split in splits}
+    run = FinishedRun.open(folder, device=options.device, data=options.data)
+    predict, inputs = run.predict(splits)
+    return {split: predict_split(predict, inputs.tokens, split) for split in splits}
 
 
 def print_table(options: Namespace) -> None:
@@ -160,19 +180,25 @@ def reproduce(options: Namespace) -> None:
     results = [record.result for record in found]
     print(table.text_table(results))
     print()
-    for path in [
-        *write_summary(results, options.records),
-        *figures.draw(results, options.records / "figures"),
-    ]:
+    _show_findings(results, judged, options)
+    for path in figures.draw(results, options.records / "figures"):
         print(path)
-    print(findings.markdown(judged))
 
 
 def print_findings(options: Namespace) -> None:
     """Prints the verdict on every claim, and writes them beside the records."""
-    found = findings.findings(records.load(options.records), load(options.data, splits=SPLITS))
-    print(findings.markdown(found))
-    findings.save(found, options.records / "findings.json")
+    found = records.load(options.records)
+    judged = findings.findings(found, load(options.data, splits=SPLITS))
+    findings.save(judged, options.records / "findings.json")
+    _show_findings([record.result for record in found], judged, options)
+
+
+def _show_findings(results: list[RunResult], judged: list[Finding], options: Namespace) -> None:
+    """Prints the verdicts, and writes them and the tables into the page of results where there is one."""
+    print(findings.markdown(judged))
+    if options.page is not None:
+        results_page.write(options.page, results_page.sections(results, judged))
+        print(options.page)
 
 
 def measure_mechanisms(options: Namespace) -> None:

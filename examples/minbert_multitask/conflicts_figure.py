@@ -29,10 +29,12 @@ from .figure_parts import (
 )
 from .results import CosineSummary, RunResult
 
-_PAIRS = {f"{a}-{b}": f"{LABELS[a]}, {LABELS[b]}" for a, b in combinations(TASKS, 2)}
+PAIRS = {f"{a}-{b}": f"{LABELS[a]}, {LABELS[b]}" for a, b in combinations(TASKS, 2)}
+"""The pairs of tasks, as results name them, and as figures do."""
+
 _NULL = {task: f"{LABELS[task]} twice" for task in TASKS}
 _LOOKS = {
-    **{pair: Look(c, m, "") for pair, c, m in zip(_PAIRS, (BLUE, VERMILION, GREEN), "os^", strict=True)},
+    **{pair: Look(c, m, "") for pair, c, m in zip(PAIRS, (BLUE, VERMILION, GREEN), "os^", strict=True)},
     **{
         task: Look(c, m, "", filled=False)
         for task, c, m in zip(_NULL, (SKY, ORANGE, PURPLE), "Dvp", strict=True)
@@ -117,7 +119,7 @@ def _over_training(figure: SubFigure, row: str, runs: tuple[RunResult, ...]) -> 
     whole = max(sum(epoch.iterations for epoch in run.epochs) for run in runs)
     points: dict[str, Any] = {"marker": ".", "linestyle": "", "markeredgewidth": 0}
     points |= {"alpha": 0.4, "markersize": 5} if samples > _MANY else {"markersize": 9}
-    for panel, (which, name) in zip(panels.flat, {**_PAIRS, **_NULL}.items(), strict=True):
+    for panel, (which, name) in zip(panels.flat, {**PAIRS, **_NULL}.items(), strict=True):
         color, (at, values) = _LOOKS[which].color, cosines(runs, which)
         panel.axhline(0, color=GREY, linewidth=0.8, label="_zero")
         panel.plot(at, values, color=color, **points, label=which)
@@ -148,7 +150,7 @@ def _summaries(figure: SubFigure, rows: dict[str, tuple[RunResult, ...]]) -> Non
     grid = figure.add_gridspec(2, 4, height_ratios=[height + 0.5, 0.25])
     panels: list[Axes] = []
     for across in range(4):
-        names, what = (_PAIRS, _NULL)[across % 2], ("mean", "share")[across // 2]
+        names, what = (PAIRS, _NULL)[across % 2], ("mean", "share")[across // 2]
         first = panels[0] if panels else None
         panel = figure.add_subplot(grid[0, across], sharey=first, sharex=panels[-1] if across % 2 else None)
         panels.append(panel)
@@ -171,7 +173,7 @@ def _summaries(figure: SubFigure, rows: dict[str, tuple[RunResult, ...]]) -> Non
     panels[0].set_yticks(range(len(rows)), list(rows))
     panels[0].set_ylim(len(rows) - 0.45, -0.55)
     handles = [
-        Line2D([], [], **_LOOKS[which].options(), label=name) for which, name in {**_PAIRS, **_NULL}.items()
+        Line2D([], [], **_LOOKS[which].options(), label=name) for which, name in {**PAIRS, **_NULL}.items()
     ]
     key(figure, grid[1, :], handles, columns=len(handles))
 

@@ -81,11 +81,20 @@ class Finding:
     verdict: str
 
 
+def verdict(found: Difference, *, sign: int) -> str:
+    """Returns whether a claim about a difference holds.
+
+    Args:
+        found: The difference.
+        sign: 1 where it is claimed to be above 0, -1 where below.
+    """
+    low, high = sorted((sign * found.low, sign * found.high))
+    return CONFIRMED if low > 0 else REFUTED if high < 0 else UNDECIDED
+
+
 def judge(claim: Claim, found: Difference) -> Finding:
     """Returns the verdict on a claim."""
-    low, high = sorted((claim.sign * found.low, claim.sign * found.high))
-    verdict = CONFIRMED if low > 0 else REFUTED if high < 0 else UNDECIDED
-    return Finding(claim, found, verdict)
+    return Finding(claim, found, verdict(found, sign=claim.sign))
 
 
 def findings(records: Iterable[Record], dataset: Dataset, claims: Sequence[Claim] = CLAIMS) -> list[Finding]:

@@ -33,6 +33,15 @@ class Record:
     result: RunResult
 
     @classmethod
+    def open(cls, folder: Path) -> "Record | None":
+        """Reads the record in a folder; None where the folder holds none.
+
+        Raises:
+            ValueError: If its result is at fault.
+        """
+        return cls(folder, RunResult.load(folder / RESULT)) if (folder / _file("dev")).is_file() else None
+
+    @classmethod
     def keep(cls, run_folder: Path, folder: Path, dataset: Dataset) -> "Record":
         """Keeps a finished run's record in a folder; its result comes last, so that it is whole or none.
 
@@ -82,7 +91,7 @@ def load(folder: Path) -> list[Record]:
     Raises:
         ValueError: If there is none, or one is at fault.
     """
-    found = [Record(path.parent, RunResult.load(path)) for path in sorted(folder.glob(f"*/{RESULT}"))]
+    found = [record for path in sorted(folder.glob(f"*/{RESULT}")) if (record := Record.open(path.parent))]
     if not found:
         raise ValueError(f"{folder} holds no record of a run; make some with `minbert reproduce`")
     return found

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minbert_multitask import findings, parallel, protocol, records, reproduction
+from minbert_multitask import cli, findings, parallel, protocol, records, reproduction
 from minbert_multitask.evaluate import METRICS, TaskPredictions
 from minbert_multitask.experiments import EXPERIMENTS, select
 from minbert_multitask.inputs import DataSource
@@ -250,6 +250,22 @@ def test_a_killed_reproduction_keeps_what_had_ended(run, tmp_path, monkeypatch):
     assert kept == {"multitask-1", "gs-1"}
     monkeypatch.undo()
     assert len(run()) == 6
+
+
+def test_a_record_is_evaluated_and_predicted_as_its_run_was(run, tmp_path, small_data, capsys):
+    (record,) = run(seeds=(1,), rows=("multitask",))
+    (tmp_path / "again").mkdir()
+    command = ["predict", str(record.folder), "--data", str(small_data), "--out", str(tmp_path / "again")]
+    assert cli.main(command) == 0
+    written = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    theirs = tmp_path / "runs" / record.folder.name / "predictions"
+    assert written == {path.name: path.read_bytes() for path in theirs.iterdir()}
+    assert len(written) == 6
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(record.folder), "--data", str(small_data)]) == 0
+    assert f"overall  mean      {record.result.dev.overall.value:6.3f}" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(record.folder)]) == 2
+    assert "is a record, which does not name its data; give --data" in capsys.readouterr().err
 
 
 class Hostile:

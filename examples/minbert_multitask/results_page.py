@@ -1,0 +1,101 @@
+"""The page of results: its tables are written from the records, between its markers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from . import findings, table, task_conflicts
+from .experiments import EXPERIMENTS
+from .files import write_atomically
+from .findings import Finding
+from .results import RunResult
+
+
+def sections(results: Sequence[RunResult], judged: Sequence[Finding]) -> dict[str, str]:
+    """Returns the page's tables by the names of their markers.
+
+    Args:
+        results: All runs.
+        judged: The verdicts on the claims.
+    """
+    paper = [run for run in results if EXPERIMENTS[run.row].group == "paper"]
+    return {
+        "scores": table.markdown_table(results),
+        "claims": findings.markdown(judged),
+        "conflicts": task_conflicts.markdown(task_conflicts.task_conflicts(paper)),
+        "predicted": _predicted(results),
+        "cost": _cost(results),
+    }
+
+
+def fill(page: str, tables: dict[str, str]) -> str:
+    """Returns a page's text with each table between ``<!-- name -->`` and ``<!-- end of name -->``.
+
+    Raises:
+        ValueError: If the page lacks the markers of a table.
+    """
+    for name, text in tables.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, begun, rest = page.partition(start)
+        _, ended, after = rest.partition(end)
+        if not begun or not ended:
+            raise ValueError(f"page must hold <!-- {name} --> and {end}, lacks one of them")
+        page = f"{before}{start}{text}\n{end}{after}"
+    return page
+
+
+def write(path: Path, tables: dict[str, str]) -> None:
+    """Writes the tables into a page.
+
+    Raises:
+        ValueError: If it lacks the markers of a table.
+        OSError: If it cannot be read or written.
+    """
+    write_atomically(path, fill(path.read_text(encoding="utf-8"), tables))
+
+
+def best_runs(results: Sequence[RunResult]) -> list[RunResult]:
+    """Returns a run of each of the three best trained rows, and of ``best``.
+
+    Rows are compared by the mean over seeds of their overall score on dev; a row's run is that of its best
+    seed. Nothing of test decides.
+    """
+    rows: dict[str, list[RunResult]] = {}
+    for run in results:
+        if run.epochs:
+            rows.setdefault(run.row, []).append(run)
+
+    def overall(run: RunResult) -> float:
+        return run.dev.overall.value
+
+    order = sorted(rows, key=lambda row: fmean(map(overall, rows[row])), reverse=True)
+    chosen = [*order[:3], *(row for row in order[3:] if row == "best")]
+    return [max(rows[row], key=overall) for row in chosen]
+
+
+def _predicted(results: Sequence[RunResult]) -> str:
+    lines = ["| run | SST | QQP | STS | overall |", "| :-- | --: | --: | --: | --: |"]
+    for run in best_runs(results):
+        scores = " | ".join(f"{value:.3f}" for value in run.dev.values().values())
+        lines.append(f"| {run.row}, seed {run.seed} | {scores} |")
+    return "\n".join(lines)
+
+
+def _cost(results: Sequence[RunResult]) -> str:
+    """Returns how long a run of each row took on one thread, and its peak memory."""
+    lines = [
+        "| row | runs | iterations | minutes a run | peak memory, GB |",
+        "| :-- | --: | --: | --: | --: |",
+    ]
+    rows: dict[str, list[RunResult]] = {}
+    for run in results:
+        rows.setdefault(run.row, []).append(run)
+    for row in sorted(rows, key=list(EXPERIMENTS).index):
+        runs = rows[row]
+        iterations = sum(epoch.iterations for epoch in runs[0].epochs)
+        minutes = fmean(run.seconds for run in runs) / 60
+        peak = max(run.peak_memory_bytes for run in runs) / 1e9
+        lines.append(f"| {row} | {len(runs)} | {iterations} | {minutes:.1f} | {peak:.2f} |")
+    hours = sum(run.seconds for run in results) / 3600
+    lines.append(f"| all | {len(results)} | | {hours:.1f} hours in all | |")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""Whether tasks conflict, by the cosines between their gradients that runs have sampled."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+import numpy as np
+
+from .conflicts_figure import PAIRS, cosines
+from .findings import Difference, verdict
+from .intervals import half_width
+from .results import RunResult
+
+
+@dataclass(frozen=True)
+class TaskConflict:
+    """What the sampled cosines between two tasks say.
+
+    Attributes:
+        pair: The tasks, as in ``"sst-qqp"``.
+        cosine: The mean over seeds of each seed's mean cosine, with its 95 % interval over seeds.
+        share: The share of samples below 0.
+        null: The mean cosine of one task's gradients on two batches, for either task.
+        verdict: Confirmed where the whole interval is below 0, refuted where it is above.
+    """
+
+    pair: str
+    cosine: Difference
+    share: float
+    null: tuple[float, float]
+    verdict: str
+
+
+def task_conflicts(runs: Sequence[RunResult]) -> list[TaskConflict]:
+    """Judges each pair of tasks.
+
+    The unit is the seed, for runs of one seed see the same batches: rows and iterations within it are
+    averaged first, and the interval is Student's over seeds.
+
+    Args:
+        runs: Of any rows and seeds.
+
+    Returns:
+        By pair; nothing where no cosines were sampled.
+    """
+    seeds = sorted({run.seed for run in runs if run.conflicts})
+    of_seed = {seed: [run for run in runs if run.seed == seed] for seed in seeds}
+    found = []
+    for pair in PAIRS if seeds else ():
+        samples = [cosines(of_seed[seed], pair)[1] for seed in seeds]
+        means = [float(each.mean()) for each in samples]
+        half = math.inf
+        if len(means) > 1:
+            half = half_width(of_examples=0.0, of_seeds=variance(means) / len(means), seeds=len(means))
+        cosine = Difference(fmean(means), fmean(means) - half, fmean(means) + half, len(means))
+        first, second = (float(cosines(runs, task)[1].mean()) for task in pair.split("-"))
+        share = float((np.concatenate(samples) < 0).mean())
+        found.append(TaskConflict(pair, cosine, share, (first, second), verdict(cosine, sign=-1)))
+    return found
+
+
+def markdown(found: Sequence[TaskConflict]) -> str:
+    """Returns the conflicts as a table."""
+    lines = [
+        "| tasks | mean cosine | 95 % interval over seeds | samples below 0 | null | they conflict |",
+        "| :-- | --: | :-: | --: | :-: | :-- |",
+    ]
+    for each in found:
+        low, high = each.cosine.low, each.cosine.high
+        interval = f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "none of one seed"
+        null = " and ".join(f"{value:+.3f}" for value in each.null)
+        lines.append(
+            f"| {PAIRS[each.pair]} | {each.cosine.value:+.3f} | {interval} | {each.share:.0%} | {null} "
+            f"| {each.verdict} |"
+        )
+    return "\n".join(lines)

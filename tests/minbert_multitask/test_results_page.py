@@ -1,0 +1,122 @@
+"""The page of results: its tables, its markers, whose predictions are kept, whether tasks conflict."""
+
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from minbert_multitask import results_page, task_conflicts
+from minbert_multitask.evaluate import Score, Scores
+from minbert_multitask.findings import CONFIRMED, REFUTED, UNDECIDED
+from minbert_multitask.results import ConflictSample
+from scipy import stats
+
+from .made_up import run
+
+NAMES = st.lists(st.sampled_from(["scores", "claims", "cost"]), unique=True, min_size=1)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<>\r"), max_size=40)
+
+
+@given(names=NAMES, around=TEXT, old=TEXT, new=TEXT)
+def test_a_page_is_filled_between_its_markers_and_nowhere_else(names, around, old, new):
+    def page(between):
+        parts = [f"<!-- {name} -->\n{between}\n<!-- end of {name} -->\n{around}" for name in names]
+        return around + "\n".join(parts)
+
+    assert results_page.fill(page(old), dict.fromkeys(names, new)) == page(new)
+
+
+@pytest.mark.parametrize(
+    "page", ["", "<!-- cost -->\n", "<!-- end of cost -->", "<!-- costs -->\n<!-- end -->"]
+)
+def test_a_page_without_the_markers_is_refused(page):
+    with pytest.raises(
+        ValueError, match=r"^page must hold <!-- cost --> and <!-- end of cost -->, lacks one"
+    ):
+        results_page.fill(page, {"cost": "|"})
+
+
+def test_a_page_is_written_whole(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("# é\n<!-- cost -->\n<!-- end of cost -->\n", encoding="utf-8")
+    results_page.write(path, {"cost": "| 1 |"})
+    assert path.read_text(encoding="utf-8") == "# é\n<!-- cost -->\n| 1 |\n<!-- end of cost -->\n"
+
+
+def scored(row, overall, *, seed=1):
+    score = Score(overall, overall, overall)
+    return replace(run(row, seed=seed), dev=Scores(score, score, score, score))
+
+
+def test_predictions_are_those_of_the_best_three_rows_and_of_best():
+    runs = [
+        scored("gs", 0.9, seed=1),
+        scored("gs", 0.1, seed=2),  # the best run of a row that is not the best
+        scored("gse", 0.6, seed=1),
+        scored("gse", 0.7, seed=2),
+        scored("multitask", 0.6, seed=1),
+        scored("smart", 0.58, seed=1),
+        scored("best", 0.2, seed=1),
+        scored("best", 0.3, seed=2),
+        scored("zero-shot", 0.99, seed=1),  # untrained
+    ]
+    chosen = [(found.row, found.seed) for found in results_page.best_runs(runs)]
+    assert chosen == [("gse", 2), ("multitask", 1), ("smart", 1), ("best", 2)]
+    runs += [scored("best", 0.9, seed=3), scored("best", 0.9, seed=4), scored("best", 0.9, seed=5)]
+    chosen = [(found.row, found.seed) for found in results_page.best_runs(runs)]
+    assert chosen == [("gse", 2), ("best", 3), ("multitask", 1)]
+
+
+def test_the_cost_is_the_mean_time_and_the_highest_peak_of_a_rows_runs():
+    runs = [
+        replace(run("gse", seed=seed), seconds=seconds, peak_memory_bytes=peak)
+        for seed, seconds, peak in ((1, 60.0, 10**9), (2, 180.0, 2 * 10**9))
+    ]
+    table = results_page.sections(runs, [])["cost"]
+    assert "| gse | 2 | 60 | 2.0 | 2.00 |" in table
+    assert "| all | 2 | | 0.1 hours in all | |" in table
+
+
+def sampled(row, seed, *cosines, null=0.25):
+    samples = tuple(
+        ConflictSample(
+            epoch=0,
+            iteration=number,
+            cosines={"sst-qqp": cosine, "sst-sts": 0.0, "qqp-sts": -cosine},
+            null={"sst": null, "qqp": 2 * null, "sts": 0.0},
+        )
+        for number, cosine in enumerate(cosines)
+    )
+    return replace(run(row, seed=seed), conflicts=samples)
+
+
+def test_conflicts_are_judged_over_seeds_by_students_interval():
+    of_seed = {1: (-0.3, -0.1), 2: (-0.3, -0.3), 3: (-0.2, -0.4, 0.1)}
+    runs = [sampled("gse", seed, *cosines) for seed, cosines in of_seed.items()]
+    found, _, turned = task_conflicts.task_conflicts(runs)
+    means = [fmean(cosines) for cosines in of_seed.values()]
+    half = stats.t.ppf(0.975, 2) * stdev(means) / 3**0.5
+    assert found.cosine.value == pytest.approx(fmean(means))
+    assert (found.cosine.low, found.cosine.high) == pytest.approx((fmean(means) - half, fmean(means) + half))
+    assert found.share == pytest.approx(6 / 7)
+    assert found.null == pytest.approx((0.25, 0.5))
+    assert found.verdict == (CONFIRMED if fmean(means) + half < 0 else UNDECIDED)
+    assert turned.cosine.value == pytest.approx(-fmean(means))
+
+
+@pytest.mark.parametrize(
+    ("means", "verdict"),
+    [((-0.2, -0.21, -0.19), CONFIRMED), ((0.2, 0.21, 0.19), REFUTED), ((-0.2, 0.2, 0.0), UNDECIDED)],
+)
+def test_verdicts_on_conflicts(means, verdict):
+    runs = [sampled("gse", seed, mean) for seed, mean in enumerate(means)]
+    assert task_conflicts.task_conflicts(runs)[0].verdict == verdict
+
+
+def test_many_samples_of_one_seed_decide_nothing():
+    runs = [sampled(row, 1, *[-0.3, -0.31] * 50) for row in ("gs", "gse", "multitask")]
+    found = task_conflicts.task_conflicts(runs)
+    assert {each.verdict for each in found} == {UNDECIDED}
+    assert "none of one seed" in task_conflicts.markdown(found)
+    assert task_conflicts.task_conflicts([replace(runs[0], conflicts=())]) == []
