@@ -181,12 +181,10 @@ def reproduce(options: Namespace) -> None:
     print(table.text_table(results))
     print()
     _show_findings(results, judged, options)
-    for path in figures.draw(results, options.records / "figures"):
-        print(path)
 
 
 def print_findings(options: Namespace) -> None:
-    """Prints the verdict on every claim, and writes them beside the records."""
+    """Prints the verdict on every claim; writes them, and draws the figures, beside the records."""
     found = records.load(options.records)
     judged = findings.findings(found, load(options.data, splits=SPLITS))
     findings.save(judged, options.records / "findings.json")
@@ -194,8 +192,10 @@ def print_findings(options: Namespace) -> None:
 
 
 def _show_findings(results: list[RunResult], judged: list[Finding], options: Namespace) -> None:
-    """Prints the verdicts, and writes them and the tables into the page of results where there is one."""
+    """Prints the verdicts, draws the figures, and fills the tables of the page of results, if any."""
     print(findings.markdown(judged))
+    for path in figures.draw(results, options.records / "figures", judged):
+        print(path)
     if options.page is not None:
         results_page.write(options.page, results_page.sections(results, judged))
         print(options.page)

@@ -14,7 +14,7 @@ from .files import write_atomically
 from .intervals import half_width
 from .protocol import CLAIMS, Claim
 from .records import Record, by_row, common_seeds
-from .typed_json import to_plain
+from .typed_json import from_plain, to_plain
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "cannot be told at this size"
 
@@ -140,6 +140,19 @@ def markdown(found: Sequence[Finding]) -> str:
             f"| {finding.verdict} |"
         )
     return "\n".join(lines)
+
+
+def load(path: Path) -> list[Finding]:
+    """Reads what :func:`save` wrote.
+
+    Raises:
+        ValueError: If the file is missing or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); write it with `minbert findings`") from error
+    return list(from_plain(content, tuple[Finding, ...], place=str(path)))
 
 
 def save(found: Sequence[Finding], path: Path) -> None:
