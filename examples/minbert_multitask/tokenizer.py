@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import BertWordPieceTokenizer, Encoding
+from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
 from . import weights
@@ -59,7 +59,7 @@ class Tokenizer:
             strip_accents=strip_accents,
             handle_chinese_chars=tokenize_chinese_chars,
         )
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        self._tokenizer.enable_truncation(max_length)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "Tokenizer":
@@ -109,18 +109,13 @@ class Tokenizer:
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """Returns each sentence's token ids, ``[CLS]`` … ``[SEP]``; one warning counts those truncated."""
-        return [encoding.ids for encoding in self._encode(list(sentences))]
-
-    def encode_pairs(
-        self, first: Sequence[str], second: Sequence[str]
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        """Returns the token ids and token types of pairs, ``[CLS]`` a ``[SEP]`` b ``[SEP]``.
-
-        Types are 0 up to the first ``[SEP]`` and 1 after it. The longer side is truncated first; one warning
-        counts the pairs truncated.
-        """
-        encodings = self._encode(list(zip(first, second, strict=True)))
-        return [encoding.ids for encoding in encodings], [encoding.type_ids for encoding in encodings]
+        encodings = self._tokenizer.encode_batch(list(sentences))
+        if truncated := sum(bool(encoding.overflowing) for encoding in encodings):
+            warnings.warn(
+                f"{truncated} of {len(sentences)} rows exceed {self.max_length} tokens and were truncated",
+                stacklevel=2,
+            )
+        return [encoding.ids for encoding in encodings]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Returns ``input_ids`` and ``attention_mask``, both ``(B, L)`` int64, L the longest row's length."""
@@ -131,12 +126,3 @@ class Tokenizer:
             input_ids[i, : len(row)] = torch.tensor(row)
             attention_mask[i, : len(row)] = 1
         return input_ids, attention_mask
-
-    def _encode(self, texts: list[str] | list[tuple[str, str]]) -> list[Encoding]:
-        encodings: list[Encoding] = self._tokenizer.encode_batch(texts)
-        if truncated := sum(bool(encoding.overflowing) for encoding in encodings):
-            warnings.warn(
-                f"{truncated} of {len(texts)} rows exceed {self.max_length} tokens and were truncated",
-                stacklevel=3,
-            )
-        return encodings

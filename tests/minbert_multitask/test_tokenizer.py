@@ -10,6 +10,7 @@ import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from minbert_multitask import data, weights
+from minbert_multitask.batches import TokenizedExamples
 from minbert_multitask.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 VOCABULARY = [*SPECIAL_TOKENS, "a", "b", "##a", "##b", "A", "é", "e", "?"]
@@ -57,10 +58,12 @@ def test_any_text_gets_transformers_tokens(sentences):
 
 
 @given(first=TEXT, second=TEXT)
-def test_any_pair_gets_transformers_tokens_and_types(first, second):
-    ids, types = ours().encode_pairs([first], [second])
+def test_any_pair_in_one_row_gets_transformers_tokens_and_types(first, second):
+    pair = TokenizedExamples([data.Example("id", first, second, None)], ours()).collate([0])
+    row, types = pair.joined(padding=0, longest=512)
     expected = theirs()([first], [second])
-    assert (ids, types) == (expected["input_ids"], expected["token_type_ids"])
+    assert row.input_ids.tolist() == expected["input_ids"]
+    assert types.tolist() == expected["token_type_ids"]
 
 
 @pytest.mark.parametrize("task", ["sst", "qqp", "sts"])
@@ -102,19 +105,6 @@ def test_long_sentences_are_truncated_with_one_warning_that_counts():
     assert len(caught) == 1
     assert [len(row) for row in rows] == [512, 512, 3, 512]
     assert rows == theirs()(sentences, truncation=True, max_length=512)["input_ids"]
-
-
-@given(first=st.integers(0, 30), second=st.integers(0, 30), limit=st.integers(5, 20))
-def test_the_longer_side_of_a_pair_is_truncated_first(first, second, limit):
-    tokenizer = Tokenizer(VOCABULARY, max_length=limit)
-    reference = transformers.BertTokenizer(vocab={token: i for i, token in enumerate(VOCABULARY)})
-    pair = ["a " * first], ["b " * second]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ids, types = tokenizer.encode_pairs(*pair)
-    expected = reference(*pair, truncation="longest_first", max_length=limit)
-    assert (ids, types) == (expected["input_ids"], expected["token_type_ids"])
-    assert len(caught) == (first + second + 3 > limit)
 
 
 def test_rows_are_not_longer_than_the_models_positions(tmp_path):
