@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smartreg import SMART, BregmanProximalPoint
 
+from . import ranks
 from .batches import Batch
 from .experiments import TASKS, Experiment
 from .model import Embeddings, Masks, MultitaskModel
@@ -58,6 +59,9 @@ class TaskLoss:
         model: The model.
         experiment: The row.
 
+    Raises:
+        ValueError: If the row puts SMART's penalty on pairs in one row, and several ranks train it.
+
     Attributes:
         regularizers: SMART by task, where the row penalises it.
         proximal: The teacher, where the row has one.
@@ -68,6 +72,12 @@ class TaskLoss:
         self.model = model
         self.experiment = experiment
         self.regularizers = regularizers(model, experiment)
+        # A rank would take its noise from where its pairs begin in two rows each, not in one.
+        if ranks.world() > 1 and any(model.head(task).joint for task in self.regularizers):
+            raise ValueError(
+                f"SMART on pairs in one row must be trained by one process, got {ranks.world()} ranks; "
+                "start it without torchrun"
+            )
         self.proximal = BregmanProximalPoint(model) if experiment.bregman_weight else None
         self.epsilons: dict[str, float] = {}
 

@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from minbert_multitask import ranks
 from minbert_multitask.batches import Batch
 from minbert_multitask.bert import BertConfig, BertModel
 from minbert_multitask.experiments import EXPERIMENTS
@@ -92,6 +93,16 @@ def test_without_smart_the_loss_is_the_heads(row, task):
     model, batch = model_of(row), batch_of(task)
     expected = model.head(task).loss(model(task, batch), batch.labels)
     assert torch.equal(TaskLoss(model, EXPERIMENTS[row])(task, batch), expected)
+
+
+def test_smart_on_pairs_in_one_row_is_refused_on_several_ranks(monkeypatch):
+    joint = replace(EXPERIMENTS["smart"], similarity="joint")
+    model = MultitaskModel(BertModel(CONFIG), joint)
+    TaskLoss(model, joint)
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    with pytest.raises(ValueError, match="pairs in one row must be trained by one process, got 2 ranks"):
+        TaskLoss(model, joint)
+    TaskLoss(model, replace(joint, smart=None))
 
 
 PENALISED = [(row, task) for row in ("smart", "smart-gse", "smart-library") for task in TASKS]
