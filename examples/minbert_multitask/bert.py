@@ -58,7 +58,7 @@ class BertConfig:
             ValueError: If the file is missing or no JSON, or describes another architecture.
         """
         path = folder / "config.json"
-        values = weights.read_json(path)
+        values = weights.read_config(path)
         for key, supported in (
             ("model_type", "bert"),
             ("hidden_act", "gelu"),
@@ -88,7 +88,9 @@ class BertOutput(NamedTuple):
 
 
 class BertModel(nn.Module):
-    """BERT's encoder in two halves, the embedding block and the layers; new weights are random.
+    """BERT's encoder in two halves, the embedding block and the layers.
+
+    New weights are random, from torch's global generator.
 
     Args:
         config: The sizes.
@@ -110,26 +112,12 @@ class BertModel(nn.Module):
         self.apply(self._initialise)
 
     @classmethod
-    def from_config(cls, config: BertConfig) -> "BertModel":
-        """Returns a model with random weights, from torch's global generator."""
-        return cls(config)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        num_layers: int | None = None,
-        hidden_dropout: float | None = None,
-        attention_dropout: float | None = None,
-    ) -> "BertModel":
+    def from_pretrained(cls, source: str | Path, *, num_layers: int | None = None) -> "BertModel":
         """Returns a pretrained model in fp32 on the CPU, in training mode; no generator moves.
 
         Args:
             source: A folder of the Hugging Face form, an installed package that holds one, or a hub's name.
             num_layers: Keep the first so many layers; all where None.
-            hidden_dropout: Instead of the configuration's ``hidden_dropout_prob``.
-            attention_dropout: Instead of the configuration's ``attention_probs_dropout_prob``.
 
         Raises:
             ValueError: If there are no such weights, they are another architecture's, incomplete or damaged,
@@ -137,16 +125,12 @@ class BertModel(nn.Module):
         """
         folder = weights.resolve(source)
         config = BertConfig.from_folder(folder)
-        if num_layers is not None and not 1 <= num_layers <= config.num_hidden_layers:
-            raise ValueError(
-                f"num_layers must be from 1 to {config.num_hidden_layers} for {folder}, got {num_layers}"
-            )
-        changes = {
-            "num_hidden_layers": num_layers,
-            "hidden_dropout_prob": hidden_dropout,
-            "attention_probs_dropout_prob": attention_dropout,
-        }
-        config = replace(config, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+        if num_layers is not None:
+            if not 1 <= num_layers <= config.num_hidden_layers:
+                raise ValueError(
+                    f"num_layers must be from 1 to {config.num_hidden_layers} for {folder}, got {num_layers}"
+                )
+            config = replace(config, num_hidden_layers=num_layers)
         with torch.device("meta"):  # sizes without memory: every parameter comes from the file
             model = cls(config)
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}

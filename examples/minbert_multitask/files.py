@@ -1,8 +1,11 @@
 """Files that are either whole or untouched: written beside their place, then renamed into it."""
 
+import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -29,3 +32,34 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     finally:
         with suppress(OSError):  # a read-only disk refuses this too
             beside.unlink()
+
+
+def remove_half_written(folder: Path) -> None:
+    """Removes what a process that was killed while it wrote has left anywhere in a folder.
+
+    Raises:
+        OSError: If a file may not be removed.
+    """
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\..+\.\d+", path.name):
+            path.unlink(missing_ok=True)
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Args:
+        path: The file.
+        remedy: What the user can do if it holds something else.
+
+    Raises:
+        ValueError: If it holds something else.
+        OSError: If it cannot be read.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # broken JSON, not UTF-8, or brackets without end
+        raise ValueError(f"{path} is no JSON ({error}); {remedy}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}; {remedy}")
+    return values

@@ -14,7 +14,7 @@ from . import weights
 from .bert import BertModel
 from .data import SPLITS
 from .experiments import Experiment, select
-from .files import write_atomically
+from .files import read_json, remove_half_written, write_atomically
 from .inference import Predictor, predictor
 from .inputs import DataSource, Inputs
 from .model import MultitaskModel
@@ -63,7 +63,7 @@ class Job:
             raise ValueError(
                 f"{self.folder} holds a run already; go on with --resume or choose another --out"
             )
-        former = weights.read_json(path)
+        former = read_json(path, remedy="choose another --out")
         for name, asked in self._request(inputs).items():
             had = former.get(name)
             if had != asked:
@@ -78,9 +78,7 @@ class Job:
         Raises:
             OSError: If the disk is full or read-only.
         """
-        for name in (CHECKPOINT, RESULT):
-            for stale in self.folder.glob(f".{name}.*"):
-                stale.unlink(missing_ok=True)
+        remove_half_written(self.folder)
         request = {**self._request(inputs), "data_folder": str(self.source.folder.resolve())}
         write_atomically(self.folder / REQUEST, json.dumps(request, indent=1) + "\n")
 
@@ -148,7 +146,8 @@ class FinishedRun:
             raise ValueError(
                 f"{folder / RESULT} has unknown settings ({error}); train the row again"
             ) from error
-        data_folder = weights.read_json(folder / REQUEST).get("data_folder")
+        request = read_json(folder / REQUEST, remedy="train the row again")
+        data_folder = request.get("data_folder")
         if not isinstance(data_folder, str):
             raise ValueError(
                 f"{folder / REQUEST} must have a data_folder, got {data_folder!r}; train the row again"

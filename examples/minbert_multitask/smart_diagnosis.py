@@ -17,7 +17,7 @@ from .batches import Batches, TokenizedExamples
 from .bert import BertModel
 from .comparable import LABELS
 from .experiments import Experiment
-from .files import write_atomically
+from .files import read_json, write_atomically
 from .inputs import Inputs
 from .model import MultitaskModel
 from .regularization import GRADIENT_SHARE, Point, regularizers
@@ -116,11 +116,12 @@ def load(path: Path) -> dict[str, TaskDiagnosis]:
         ValueError: If the file holds something else.
         OSError: If it cannot be read.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    remedy = "make one with `minbert diagnose-smart`"
+    content = read_json(path, remedy=remedy)
     if content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise ValueError(f"{path} is no diagnosis of this version; make one with `minbert diagnose-smart`")
+        raise ValueError(f"{path} is no diagnosis of this version; {remedy}")
     found: dict[str, TaskDiagnosis] = from_plain(
-        content["tasks"], dict[str, TaskDiagnosis], place=f"{path}: tasks"
+        content.get("tasks"), dict[str, TaskDiagnosis], place=f"{path}: tasks"
     )
     return found
 

@@ -87,7 +87,7 @@ class Tokenizer:
                 "fetch both again"
             )
         options_path = folder / "tokenizer_config.json"
-        given = weights.read_json(options_path) if options_path.is_file() else {}
+        given = weights.read_config(options_path) if options_path.is_file() else {}
         options = {name: given[name] for name in _OPTIONS if given.get(name) is not None}
         for name, value in options.items():
             if not isinstance(value, bool):

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .files import write_atomically
+from .files import read_json, write_atomically
 
 if TYPE_CHECKING:
     from .bert import BertModel
@@ -49,10 +49,12 @@ def _in_package(name: str) -> Path | None:
     except metadata.PackageNotFoundError:
         return None
     configs = [
-        Path(str(distribution.locate_file(f))) for f in distribution.files or () if f.name == "config.json"
+        Path(str(distribution.locate_file(file)))
+        for file in distribution.files or ()
+        if file.name == "config.json"
     ]
     folders = [
-        path.parent for path in configs if any((path.parent / name).is_file() for name in _WEIGHT_FILES)
+        path.parent for path in configs if any((path.parent / file).is_file() for file in _WEIGHT_FILES)
     ]
     if len(folders) > 1:
         raise ValueError(
@@ -84,21 +86,16 @@ def _from_hub(name: str) -> Path:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a file that holds one JSON object.
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads one of a folder's JSON files.
 
     Raises:
-        ValueError: If it is missing or holds something else.
+        ValueError: If it is missing or no JSON object.
     """
     try:
-        values = json.loads(path.read_bytes())
+        return read_json(path, remedy="fetch it again")
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; give a folder of the Hugging Face form") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); fetch it again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}; fetch it again")
-    return values
 
 
 def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:

@@ -261,11 +261,23 @@ def test_resume_from_a_damaged_checkpoint(place, train, content):
     assert (run / "checkpoint.pt").read_bytes() == content
 
 
-def test_resume_in_a_folder_whose_request_is_damaged(place, train):
+def test_a_folder_whose_request_is_damaged(place, train, capsys):
     assert train()[0] == 0
     path = place / "runs" / "multitask-11711" / "run.json"
     edit(path, lambda content: content[:-5])
-    assert_refused(train("--resume"), path, "is no JSON")
+    assert_refused(train("--resume"), path, "is no JSON", "choose another --out")
+    assert_refused(call(capsys, "evaluate", path.parent), path, "is no JSON", "train the row again")
+
+
+def test_what_a_killed_run_left_half_written_goes_when_it_is_resumed(place, train):
+    assert train()[0] == 0
+    run = place / "runs" / "multitask-11711"
+    before = snapshot(run).keys()
+    for name in ("checkpoint.pt", "result.json", "run.json", "model/model.safetensors", "predictions/a.csv"):
+        path = run / name
+        path.with_name(f".{path.name}.4321").write_bytes(b"half")
+    assert train("--resume")[0] == 0
+    assert snapshot(run).keys() == before
 
 
 def test_a_file_where_the_folder_should_be(place, train):
