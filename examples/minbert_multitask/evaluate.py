@@ -129,28 +129,12 @@ def score(predictions: Predictions, *, resamples: int = _RESAMPLES, seed: int = 
     values, resampled = resampled_scores([predictions], resamples=resamples, seed=seed)
     constant = {task: _is_constant(predictions[task].predicted) for task in TASKS}
     constant["overall"] = any(constant.values())
-    return _scores({m: values[m][0] for m in METRICS}, {m: resampled[m][0] for m in METRICS}, constant)
 
+    def one(metric: str) -> Score:
+        low, high = np.percentile(resampled[metric][0], [2.5, 97.5])
+        return Score(values[metric][0], float(low), float(high), constant[metric])
 
-def paired_bootstrap(
-    a: Predictions, b: Predictions, *, resamples: int = _RESAMPLES, seed: int = _SEED
-) -> Scores:
-    """Returns how much higher a scores than b; both are resampled by the same examples.
-
-    Most of the sampling error is common to both, so an interval without 0 separates models whose own
-    intervals overlap. The arguments are as in :func:`score`; a flag means that either side has one.
-
-    Raises:
-        ValueError: If the two do not predict the same examples, or as :func:`score` does.
-    """
-    values, resampled = resampled_scores([a, b], resamples=resamples, seed=seed)
-    constant = {t: _is_constant(a[t].predicted) or _is_constant(b[t].predicted) for t in TASKS}
-    constant["overall"] = any(constant.values())
-    return _scores(
-        {m: values[m][0] - values[m][1] for m in METRICS},
-        {m: resampled[m][0] - resampled[m][1] for m in METRICS},
-        constant,
-    )
+    return Scores(*(one(metric) for metric in METRICS))
 
 
 def resampled_scores(
@@ -158,7 +142,8 @@ def resampled_scores(
 ) -> tuple[dict[str, list[float]], dict[str, list[Array]]]:
     """Returns by metric the score of each of several predictions, and those of resampled examples, ``(S,)``.
 
-    All are resampled by the same examples. The arguments are otherwise as in :func:`score`.
+    All are resampled by the same examples: most of the sampling error is common to them, so that a difference
+    may be told where their own intervals overlap. The arguments are otherwise as in :func:`score`.
 
     Raises:
         ValueError: If they do not predict the same examples, or as :func:`score` does.
@@ -225,13 +210,3 @@ def _labelled(predictions: Predictions, task: str) -> tuple[Array, Array]:
         raise ValueError(f"{task} has no labels to score against; score the dev split")
     # Standardized first, which changes no correlation, so that resamples without the one NaN are 0 too.
     return _standardized(found.predicted) if task == "sts" else found.predicted, found.gold
-
-
-def _scores(
-    values: Mapping[str, float], resampled: Mapping[str, Array], constant: Mapping[str, bool]
-) -> Scores:
-    def one(metric: str) -> Score:
-        low, high = np.percentile(resampled[metric], [2.5, 97.5])
-        return Score(values[metric], float(low), float(high), constant[metric])
-
-    return Scores(*(one(metric) for metric in METRICS))

@@ -23,7 +23,7 @@ from .inference import map_batches
 from .inputs import DataSource, Inputs
 from .model import MultitaskModel
 from .settings import Settings
-from .typed_json import from_plain, to_plain
+from .typed_json import to_plain
 
 _RIDGES = tuple(10.0**power for power in range(-4, 5))
 _HELD_OUT = 5  # every fifth training pair chooses the ridge
@@ -80,12 +80,6 @@ class Mechanisms:
     linear: dict[str, dict[str, float]]
     data_fingerprint: str
     weights: str
-
-    @classmethod
-    def load(cls, path: Path) -> "Mechanisms":
-        """Reads what :meth:`save` wrote."""
-        found: Mechanisms = from_plain(json.loads(path.read_text(encoding="utf-8")), cls, place=str(path))
-        return found
 
     def save(self, path: Path) -> None:
         """Writes the findings as JSON."""

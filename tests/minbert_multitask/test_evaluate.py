@@ -16,8 +16,8 @@ from minbert_multitask.evaluate import (
     accuracy,
     constant_scores,
     overall,
-    paired_bootstrap,
     pearson,
+    resampled_scores,
     score,
 )
 
@@ -260,7 +260,7 @@ def test_the_seed_decides_the_interval_and_nothing_else():
 
 def test_tasks_are_resampled_independently():
     same = named([0, 1, 1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 1, 1, 1, 1])
-    values = evaluate.resampled_scores([dict.fromkeys(TASKS, same)], seed=0)[1]
+    values = resampled_scores([dict.fromkeys(TASKS, same)], seed=0)[1]
     assert abs(np.corrcoef(values["sst"][0], values["qqp"][0])[0, 1]) < 0.1
 
 
@@ -281,7 +281,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert all(178 <= count <= 199 for count in covered.values()), covered
 
 
-# Differences of two models
+# Several models, resampled alike
 
 
 def shifted(a, seed):
@@ -295,30 +295,15 @@ def shifted(a, seed):
     return b
 
 
-def test_the_paired_bootstrap_resamples_both_by_the_same_examples():
-    a = random_predictions(1)
-    b = shifted(a, 2)
-    drawn = plain_resamples([a, b], 120, seed=3)
-    found = paired_bootstrap(a, b, resamples=120, seed=3)
-    ours, theirs = score(a, resamples=1).values(), score(b, resamples=1).values()
+def test_several_are_resampled_by_the_same_examples():
+    several = [random_predictions(1)]
+    several.append(shifted(several[0], 2))
+    drawn = plain_resamples(several, 120, seed=3)
+    values, resampled = resampled_scores(several, resamples=120, seed=3)
     for metric in METRICS:
-        differences = [x - y for x, y in zip(*drawn[metric], strict=True)]
-        assert found[metric].value == pytest.approx(ours[metric] - theirs[metric], abs=1e-12)
-        assert found[metric].low == pytest.approx(quantile(differences, 0.025), abs=1e-12)
-        assert found[metric].high == pytest.approx(quantile(differences, 0.975), abs=1e-12)
-
-
-def test_a_model_does_not_differ_from_itself_and_differences_are_antisymmetric():
-    a = random_predictions(1)
-    b = shifted(a, 2)
-    nothing = paired_bootstrap(a, a, resamples=50)
-    assert all((nothing[m].value, nothing[m].low, nothing[m].high) == (0, 0, 0) for m in METRICS)
-    there, back = paired_bootstrap(a, b, resamples=50), paired_bootstrap(b, a, resamples=50)
-    for metric in METRICS:
-        assert there[metric].value == -back[metric].value
-        assert (there[metric].low, there[metric].high) == pytest.approx(
-            (-back[metric].high, -back[metric].low)
-        )
+        for index, predictions in enumerate(several):
+            assert values[metric][index] == score(predictions, resamples=1)[metric].value
+            np.testing.assert_allclose(resampled[metric][index], drawn[metric][index], atol=1e-12)
 
 
 def test_pairing_separates_models_whose_own_intervals_overlap():
@@ -327,17 +312,8 @@ def test_pairing_separates_models_whose_own_intervals_overlap():
     better = right | (np.arange(400) % 25 == 9)  # the same and some more
     b, a = ({t: named(np.where(r, gold, 1 - gold), gold) for t in TASKS} for r in (right, better))
     assert score(b).sst.high > score(a).sst.low
-    assert paired_bootstrap(a, b).sst.low > 0
-
-
-@pytest.mark.parametrize("side", [0, 1])
-def test_a_difference_is_flagged_if_either_side_is(side):
-    varied = {task: named(VARIED[task], GOLD[task]) for task in TASKS}
-    constant = {**varied, "qqp": named([1] * 6, GOLD["qqp"])}
-    pair = [varied, varied]
-    pair[side] = constant
-    found = paired_bootstrap(*pair, resamples=20)
-    assert [metric for metric in METRICS if found[metric].flagged] == ["qqp", "overall"]
+    _, resampled = resampled_scores([a, b])
+    assert np.percentile(resampled["sst"][0] - resampled["sst"][1], 2.5) > 0
 
 
 # Refusals
@@ -378,9 +354,9 @@ def test_predictions_for_different_examples_are_not_compared():
     a = random_predictions(0)
     b = {**a, "qqp": replace(a["qqp"], ids=a["qqp"].ids[::-1])}
     with pytest.raises(ValueError, match="all must predict the same qqp examples in one order"):
-        paired_bootstrap(a, b)
+        resampled_scores([a, b])
     with pytest.raises(ValueError, match="predictions must cover"):
-        paired_bootstrap({}, {})
+        resampled_scores([{}, {}])
 
 
 @settings(max_examples=30)

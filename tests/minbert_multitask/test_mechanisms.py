@@ -14,6 +14,7 @@ from minbert_multitask.heads import LinearSimilarity
 from minbert_multitask.inputs import DataSource
 from minbert_multitask.mechanisms import Mechanisms
 from minbert_multitask.settings import Settings
+from minbert_multitask.typed_json import from_plain
 from scipy import stats
 
 EXAMPLE = Path(minbert_multitask.__file__).parent
@@ -76,7 +77,8 @@ def test_the_experiments_run_on_small_data(small_data, small_weights):
 
 
 def test_the_readme_shows_the_committed_findings():
-    assert Mechanisms.load(RESULTS).markdown() in README.read_text(encoding="utf-8")
+    committed = from_plain(json.loads(RESULTS.read_text()), Mechanisms, place=RESULTS.name)
+    assert committed.markdown() in README.read_text(encoding="utf-8")
 
 
 def test_the_committed_findings_bear_out_what_is_said_of_them():

@@ -1,1 +1,0 @@
-"""Hypothesis strategies shared by the tests of both libraries."""
