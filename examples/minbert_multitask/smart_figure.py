@@ -1,5 +1,7 @@
 """Does SMART narrow the gap between train and dev? Each SMART row beside the row it is without SMART."""
 
+from dataclasses import replace
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
@@ -7,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from .comparable import Comparable
 from .evaluate import METRICS
-from .experiments import EXPERIMENTS
+from .experiments import EXPERIMENTS, Experiment
 from .figure_parts import (
     BLUE,
     CONSTANT,
@@ -48,20 +50,22 @@ def _pairs(group: Comparable) -> dict[str, dict[str, tuple[RunResult, ...]]]:
     }
     pairs = {}
     for name in (name for name in scored if EXPERIMENTS[name].smart):
-        row = EXPERIMENTS[name]
-        plain = next(
-            (
-                other.name
-                for other in EXPERIMENTS.values()
-                if (other.update, other.similarity, other.paraphrase, other.pooling)
-                == (row.update, row.similarity, row.paraphrase, row.pooling)
-                and not other.smart
-                and other.epoch_multiple == 1
-            ),
-            "",
+        wanted = replace(
+            _unnamed(EXPERIMENTS[name]),
+            smart=None,
+            smart_weight=Experiment.smart_weight,
+            smart_calibrated=False,
+            bregman_weight=0.0,
+            epoch_multiple=1,
         )
+        plain = next((row.name for row in EXPERIMENTS.values() if _unnamed(row) == wanted), "")
         pairs[name] = {"SMART": scored[name], **({"plain": scored[plain]} if plain in scored else {})}
     return pairs
+
+
+def _unnamed(row: Experiment) -> Experiment:
+    """Returns what a row trains, whatever it is called."""
+    return replace(row, name="", what="", group="paper")
 
 
 def _caption(pairs: dict[str, dict[str, tuple[RunResult, ...]]]) -> str:

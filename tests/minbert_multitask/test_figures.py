@@ -201,7 +201,9 @@ def test_smart_is_drawn_without_its_counterpart_where_that_has_no_run():
     assert [line.get_label() for line in panel.lines] == ["smart, train", "smart, dev", "_constant"]
 
 
-@pytest.mark.parametrize("other", [{"similarity": "cosine-d"}, {"paraphrase": "agreement"}])
+@pytest.mark.parametrize(
+    "other", [{"similarity": "cosine-d"}, {"paraphrase": "agreement"}, {"masked_lm": True}]
+)
 def test_a_smart_row_that_no_row_is_without_smart_is_drawn_alone(monkeypatch, other):
     monkeypatch.setitem(EXPERIMENTS, "smart-too", replace(EXPERIMENTS["smart"], name="smart-too", **other))
     panel = panels(figure_of(smart_figure, [run("smart-too"), run("multitask")]))[0]
