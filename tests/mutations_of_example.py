@@ -61,7 +61,7 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
             "test_reproduction.py::test_the_seeds_error_is_part_of_the_interval",
         ),
         (
-            "sorted((claim.sign * found.low, claim.sign * found.high))",
+            "sorted((sign * found.low, sign * found.high))",
             "found.low, found.high",
             "test_reproduction.py::test_verdicts",
         ),
