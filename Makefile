@@ -1,4 +1,4 @@
-# Every target makes .venv first where it is missing or out of date.
+# Every target but clean makes .venv first where it is missing or out of date.
 PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv

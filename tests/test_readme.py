@@ -34,6 +34,27 @@ def test_the_table_is_that_of_the_committed_runs(real_runs):
     assert table.markdown_table(real_runs) in README
 
 
+def test_the_root_readme_quotes_the_runs(real_runs):
+    """The sentences around the table of real data, whose figures no table holds."""
+    text = " ".join(README.split())
+    runs = {run.row: run for run in real_runs}
+    (longer,) = collect(RESULTS / "real-data-longer" / "results.json")
+    score, constant = re.search(r"brings it to \.(\d+) against \.(\d+)", text).groups()
+    assert f"{longer.dev['qqp'].value:.3f}"[2:] == score
+    assert f"{longer.data.constant['qqp']:.4f}"[2:] == constant
+    assert "no trained row beats what the weights know untrained (`zero-shot`) but on SST" in text
+    untrained = runs.pop("zero-shot").dev
+    best = {task: max(run.dev[task].value for run in runs.values()) for task in ("sst", "qqp", "sts")}
+    assert [best[task] > untrained[task].value for task in best] == [True, False, False]
+    hours = sum(run.epochs[-1].seconds for run in runs.values()) / 2 / 3600  # --jobs 2
+    assert "two CPU cores finish in an hour and a half" in text
+    assert 1.25 < hours < 1.75
+    done = sum(epoch.iterations for epoch in runs["gs"].epochs)
+    assert "a fortieth of the paper's" in text
+    assert round(10 * 755 / done, -1) == 40
+    assert f"All {sum(row.group == 'paper' for row in EXPERIMENTS.values())} rows" in text
+
+
 def test_the_demos_table_is_that_of_a_committed_run():
     printed = table.text_table(collect(RESULTS / "demo" / "results.json"))
     assert all(row in printed for row in EXPERIMENTS)
