@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from gradsurgery import GSE, PCGrad
 
 from . import measure
-from .projection import RESULTS
 
 MINILM = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 BACKWARDS = "the T backwards"
@@ -133,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--layers", type=int, default=MINILM.num_hidden_layers)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from gradsurgery import vectors
 
 from . import measure, shapes
 from .peers import Problem, gradsurgery
-from .projection import LIMIT, RESULTS, limit, prepared
+from .projection import LIMIT, limit, prepared
 
 TASKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 SIZES = (1e6, 3e6, 10e6, 30e6, 100e6, 300e6)
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", type=int, default=3, help="where the parameters grow")
     parser.add_argument("--largest", type=float, default=SIZES[-1], help="the most parameters")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     device = torch.device("cpu")

@@ -1,7 +1,4 @@
-"""How long a library's import takes beside torch's own, by the interpreter's clock, in fresh interpreters.
-
-Usage: python -m benchmarks.import_time [--rounds N] [--output FILE]
-"""
+"""How long a library's import takes beside torch's own, by the interpreter's clock, in fresh interpreters."""
 
 import argparse
 import json
@@ -11,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .measure import facts, spread
+from .measure import RESULTS, facts, spread
 
 LIBRARIES = ("gradsurgery", "smartreg")
-OUTPUT = Path(__file__).parent / "results" / "import_time.json"
+OUTPUT = RESULTS / "import_time.json"
 
 
 def times(library: str) -> dict[str, float]:
@@ -39,7 +36,7 @@ def modules(library: str) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measures both libraries and writes what was found."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.import_time")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.import_time", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="fresh interpreters a library (%(default)s)")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
+RESULTS = Path(__file__).parent / "results"
+"""Where the scripts write unless they are told otherwise."""
+
 Preparation: TypeAlias = Callable[[], Callable[[], object]]
 """Sets the stage, untimed, and returns what is to be timed."""
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from . import measure
 from .end_to_end import MINILM
-from .projection import RESULTS
 
 
 def iteration(encoder: nn.Module, tasks: int, rows: int, tokens: int) -> Callable[[], None]:
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=8, help="in a task's batch")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     sizes = options.tasks, options.rows, options.tokens

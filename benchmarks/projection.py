@@ -20,7 +20,6 @@ from gradsurgery import vectors
 from . import measure, shapes
 from .peers import PEERS, Peer, Problem
 
-RESULTS = Path(__file__).parent / "results"
 LIMIT = "limit: read twice, written once"
 CALLS = "gradsurgery's calls of torch alone"
 
@@ -120,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=4.0, help="a peer leaves after as many")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     wanted = [""] if options.peers == "all" else options.peers.split(",")

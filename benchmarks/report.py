@@ -10,7 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from .end_to_end import BACKWARDS
-from .projection import CALLS, LIMIT, RESULTS
+from .measure import RESULTS
+from .projection import CALLS, LIMIT
 from .smart_report import draw_smart, one_task_table, three_tasks_tables
 from .tables import ranged, table
 

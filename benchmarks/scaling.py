@@ -21,8 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradsurgery import PCGrad
 
-from . import measure, report, shapes
-from .projection import RESULTS
+from . import measure, shapes, tables
 
 TASKS = 3
 RANKS = (8, 16, 32, 64, 128, 256, 512)
@@ -41,8 +40,11 @@ KINDS = {
     "allreduce_": "all-reduce",
     "_allgather_base_": "all-gather",
     "_reduce_scatter_base_": "reduce-scatter",
+    "broadcast_": "broadcast",
 }
-KINDS["broadcast_"] = "broadcast"
+"""By torch's operator, what a collective is called."""
+COMPARED = 5
+"""Numbers by which surgery on DDP's gradients tells whether the ranks are alike."""
 
 
 class Traffic(TorchDispatchMode):
@@ -174,8 +176,11 @@ def expected(parameters: float, tensors: int, way: str, *, plain: bool) -> dict[
     """Returns the bytes of :func:`counted` on paper, in float32; a test compares."""
     P = 4 * int(parameters)
     if way == "DDP":
-        small = 0 if plain else 2 * 8 * 5 + 4 * TASKS * tensors  # what is compared, and what is reached
-        return {"all-reduce": {"bytes": (1 if plain else TASKS) * P + small}}
+        if plain:
+            return {"all-reduce": {"bytes": P}}
+        compared = 8 * 2 * COMPARED  # int64, each number and its negative
+        reached = 4 * TASKS * tensors  # int32, whether a task reaches a tensor
+        return {"all-reduce": {"bytes": TASKS * P + compared + reached}}
     gramian = {} if plain else {"all-reduce": {"bytes": 8 * TASKS**2}}
     reduced = 1 if plain else TASKS
     return {**gramian, "all-gather": {"bytes": 2 * TASKS * P}, "reduce-scatter": {"bytes": reduced * P}}
@@ -229,7 +234,7 @@ def table(found: dict[str, Any]) -> str:
         lines.append([row["parameters"], str(row["ranks"]), *sizes, *times, f"{1e3 * row['gramian']:.2f}"])
     header = ["parameters", "ranks", "DDP, GB", "with surgery", "FSDP2, GB", "with surgery"]
     header += [f"DDP waits, {link}, ms" for link in LINKS]
-    return report.table([*header, "T² numbers, ms"], lines)
+    return tables.table([*header, "T² numbers, ms"], lines)
 
 
 def draw(found: dict[str, Any]) -> Figure:
@@ -261,8 +266,8 @@ def draw(found: dict[str, Any]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
+    parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
     options = parser.parse_args(arguments)
     cases = []
     for ranks in COUNTED:

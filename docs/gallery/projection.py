@@ -23,7 +23,7 @@ def update(name: str) -> list[float]:
 
 
 def measure() -> dict[str, Any]:
-    """Returns each method's update; GSE's first one is PCGrad's."""
+    """Returns each method's update but GSE's, whose first one is PCGrad's, and RLW's, which is random."""
     return {name: update(name) for name in METHODS if name not in ("GSE", "RLW")}
 
 

