@@ -144,9 +144,8 @@ class TokenizedExamples:
             The results in the examples' order, ``(N, …)``, on the CPU.
         """
         lengths = [sum(map(len, sides)) for sides in zip(*self._sides, strict=True)]
-        order = sorted(
-            range(len(self)), key=lengths.__getitem__, reverse=True
-        )  # the largest first: fail early
+        # The longest first: what does not fit into memory fails at once.
+        order = sorted(range(len(self)), key=lengths.__getitem__, reverse=True)
         starts = range(0, len(order), batch_size)
         mine = [
             function(self.collate(order[start : start + batch_size])).cpu()
@@ -189,7 +188,6 @@ class Batches:
     def _shuffle(self, epoch: int, a_pass: int) -> list[int]:
         name = f"{self.seed} {self.task} {epoch} {a_pass}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-        order: list[int] = torch.randperm(
-            len(self.examples), generator=torch.Generator().manual_seed(seed)
-        ).tolist()
+        generator = torch.Generator().manual_seed(seed)
+        order: list[int] = torch.randperm(len(self.examples), generator=generator).tolist()
         return order

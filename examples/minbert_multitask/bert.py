@@ -259,9 +259,8 @@ class _SelfAttention(nn.Module):
             for each in projected
         )
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout
-        )  # (B, H, L, D / H)
+        # (B, H, L, D / H)
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return packing.pack(context.transpose(1, 2).flatten(2))  # (B, L, D)
 
 

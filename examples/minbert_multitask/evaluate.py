@@ -4,7 +4,7 @@ Sentiment and paraphrase are scored by accuracy, similarity by Pearson's correla
 ``(SST accuracy + QQP accuracy + (STS Pearson + 1) / 2) / 3``. N is a number of examples, S one of resamples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -110,6 +110,14 @@ def pearson(predicted: Array, gold: Array) -> Array:
     return correlation
 
 
+METRIC_OF_TASK: Mapping[str, Callable[[Array, Array], Array]] = {
+    "sst": accuracy,
+    "qqp": accuracy,
+    "sts": pearson,
+}
+"""By task, what scores its predictions."""
+
+
 def overall(sst: Array | float, qqp: Array | float, sts: Array | float) -> Array | float:
     """Returns the mean of the two accuracies and of the correlation moved to 0 to 1."""
     return (sst + qqp + (sts + 1) / 2) / 3
@@ -158,7 +166,7 @@ def resampled_scores(
     values: dict[str, list[float]] = {}
     resampled: dict[str, list[Array]] = {}
     for task in TASKS:
-        metric = pearson if task == "sts" else accuracy
+        metric = METRIC_OF_TASK[task]
         pairs = [_labelled(predictions, task) for predictions in several]
         values[task] = [float(metric(predicted, gold)) for predicted, gold in pairs]
         size = len(pairs[0][0])

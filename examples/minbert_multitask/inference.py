@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .batches import Batch, TokenizedExamples
-from .evaluate import Predictions, TaskPredictions, accuracy, overall, pearson
+from .evaluate import METRIC_OF_TASK, Predictions, TaskPredictions, overall
 from .experiments import TASKS
 from .model import MultitaskModel
 from .settings import Settings
@@ -85,8 +85,7 @@ def point_scores(predictions: Predictions) -> dict[str, float]:
     """Returns each task's score and the overall one, without intervals."""
     scores = {}
     for task in TASKS:
-        metric = pearson if task == "sts" else accuracy
         gold = predictions[task].gold
         assert gold is not None
-        scores[task] = float(metric(predictions[task].predicted, gold))
+        scores[task] = float(METRIC_OF_TASK[task](predictions[task].predicted, gold))
     return {**scores, "overall": float(overall(scores["sst"], scores["qqp"], scores["sts"]))}

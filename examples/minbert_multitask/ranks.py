@@ -80,9 +80,8 @@ def group(*, timeout: float) -> Iterator[None]:
     store: PrefixStore | None = None
     try:
         found, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
-        store = PrefixStore(
-            f"start{_restarts()}", found
-        )  # torchrun may keep it, with what lost ranks left there
+        # torchrun may keep the store, with what lost ranks have left there.
+        store = PrefixStore(f"start{_restarts()}", found)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,

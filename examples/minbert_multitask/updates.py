@@ -88,7 +88,7 @@ class BalancedUpdate(SummedUpdate):
     def step(self, losses: Losses) -> None:
         """Makes one update."""
         super().step(cast(Losses, self.balance(losses)))  # of callables, callables
-        if isinstance(self.balance, DWA):  # which has noted this rank's losses
+        if isinstance(self.balance, DWA):  # its sums, not copies of them, which hold this rank's losses
             for total, _ in self.balance.state_dict()["sums"].values():
                 ranks.mean(total)
 
