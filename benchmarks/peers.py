@@ -5,6 +5,8 @@ Each peer is a function of a problem; it prepares what is not timed and returns 
 
 import sys
 from collections.abc import Callable
+from ctypes import CDLL
+from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TypeAlias
@@ -12,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from gradsurgery import PCGrad
+from gradsurgery import PCGrad, kernels
 
 from . import shapes as models
 
@@ -97,6 +99,26 @@ Peer: TypeAlias = Callable[[Problem], Callable[[], object]]
 def gradsurgery(problem: Problem) -> Callable[[], object]:
     optimizer, tasks = PCGrad(problem.inner()), [loss.backward for loss in problem.losses()]
     return lambda: optimizer.backward(tasks)
+
+
+def gradsurgery_compiled(problem: Problem) -> Callable[[], object]:
+    surgery, library = gradsurgery(problem), _library()
+
+    def run() -> None:
+        kernels._loaded.append(library)
+        try:
+            surgery()
+        finally:
+            kernels._loaded.clear()
+
+    return run
+
+
+@cache
+def _library() -> CDLL:
+    """Returns the compiled kernel, which is not used until it is loaded."""
+    kernels.compile_kernels()
+    return kernels._loaded.pop()
 
 
 def torchjd_jac_to_grad(problem: Problem, **options: bool) -> Callable[[], object]:
@@ -192,8 +214,12 @@ def libmtl(problem: Problem) -> Callable[[], object]:
     return lambda: method.backward(losses)
 
 
+PLAIN, COMPILED = "gradsurgery", "gradsurgery, compile_kernels()"
+OURS = (PLAIN, COMPILED)
+
 PEERS: dict[str, tuple[str, Peer]] = {
-    "gradsurgery": ("gradsurgery", gradsurgery),
+    PLAIN: ("gradsurgery", gradsurgery),
+    COMPILED: ("gradsurgery", gradsurgery_compiled),
     "torchjd jac_to_grad, optimized Gramian": ("torchjd", torchjd_optimized),
     "torchjd jac_to_grad, optimized Gramian, stacked first": ("torchjd", torchjd_stacked),
     "torchjd jac_to_grad": ("torchjd", torchjd_jac_to_grad),

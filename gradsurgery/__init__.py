@@ -9,6 +9,7 @@ from .dual_cone import DualProj, UPGrad
 from .fixed import RLW, Constant, Mean, Sum
 from .gse import GSE
 from .history import ConflictHistory, PairSummary
+from .kernels import compile_kernels
 from .min_norm import MGDA, CAGrad
 from .optimizer import GradientSurgery
 from .projection import GradVac, PCGrad
@@ -40,5 +41,6 @@ __all__ = [
     "Sum",
     "UPGrad",
     "UncertaintyWeighting",
+    "compile_kernels",
     "diagnose",
 ]

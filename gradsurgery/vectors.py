@@ -13,6 +13,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from . import kernels
+
 Piece: TypeAlias = list[Tensor | None]
 """T gradients of one parameter, or of a part of it, dense and laid out alike, not empty; None for a task that
 does not reach it."""
@@ -50,7 +52,9 @@ def gramian(parameters: Sequence[Piece], tasks: int, device: torch.device) -> Te
     """
     total = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
     native, others = _divide(parameters)
-    if native:
+    if native and kernels.take(native, tasks):
+        total += kernels.gramian(native, tasks).to(device)
+    elif native:
         total += _native_products(native, tasks)
     for slab in _slabs(others):
         total += _slab_products(_gather(slab, multiple=_SPLITS).double()).to(device)
@@ -71,6 +75,10 @@ def combine(parameters: Sequence[Piece], *weights: Tensor) -> None:
         factors = [some.tolist() for some in weights]
         if max(abs(factor) for some in factors for factor in some) > _LARGEST:
             native, others = [], list(parameters)
+        elif kernels.take(native, tasks):
+            targets = [first(piece[k * tasks :]) for piece in native for k in range(len(weights))]
+            kernels.combine([piece[:tasks] for piece in native], factors, targets)
+            native = []
     for slab in _slabs(native, SUMMED):
         rows = [piece[:tasks] for piece in slab]
         if len(weights) == 1:

@@ -1,6 +1,55 @@
 """Mutations of gradsurgery: by file what is there, what takes its place, and who must notice."""
 
 GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
+    "gradsurgery/kernels.c": [
+        (
+            "(square == 0 && !any(rows[i], n))",
+            "square == 0",
+            "test_kernels.py::test_rows_of_zeros_and_of_numbers_whose_squares_float32_does_not_have",
+        ),
+        (
+            "square < HIGHEST",
+            "square > 0",
+            "test_kernels.py::test_rows_of_zeros_and_of_numbers_whose_squares_float32_does_not_have",
+        ),
+        (
+            "for (int64_t rest = k; rest < n; rest++) total",
+            "for (int64_t rest = k; rest + 1 < n; rest++) total",
+            "test_kernels.py::test_every_length_and_number_of_rows[3-17]",
+        ),
+        (
+            "#define PART (64 * LANES)",
+            "#define PART (4096 * LANES)",
+            "test_kernels.py::test_a_constant_row_is_exact_to_a_millionth",
+        ),
+        (
+            "from = from < 0 ? 0 : from;",
+            "from = 0;",
+            "test_kernels.py::test_threads_divide_the_elements_among_them[3]",
+        ),
+        (
+            "for (int64_t t = 1; t < count; t++) {\n            lanes x",
+            "for (int64_t t = 1; t < count; t++) if (weights[t] != 0) {\n            lanes x",
+            "test_kernels.py::test_what_is_not_finite_shows[nan]",
+        ),
+    ],
+    "gradsurgery/kernels.py": [
+        (
+            " and not row.is_neg()",
+            "",
+            "test_kernels.py::test_a_negated_view_has_the_products_of_its_values",
+        ),
+        (
+            "type(row) is Tensor and ",
+            "",
+            "test_kernels.py::test_other_rows_are_left_to_torch[of a class-row3]",
+        ),
+        (
+            "tasks <= MOST_TASKS",
+            "True",
+            "test_kernels.py::test_other_rows_are_left_to_torch[double-row0]",
+        ),
+    ],
     "gradsurgery/optimizer.py": [
         (  # a wait for the device
             "scale = scale.to(next(iter(by_part.values())).device, non_blocking=True)",

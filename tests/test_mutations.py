@@ -8,7 +8,9 @@ from tests.mutations import MUTATIONS, REPORT, ROOT
 
 def test_every_mutation_is_in_its_file_once_and_still_python():
     for mutation in MUTATIONS:
-        ast.parse(mutation.apply(ROOT))
+        mutated = mutation.apply(ROOT)
+        if mutation.file.endswith(".py"):
+            ast.parse(mutated)
         assert mutation.replacement != mutation.fragment, mutation
 
 

@@ -29,6 +29,9 @@ def test_a_library_needs_torch_alone_and_is_typed(name):
     assert project["dependencies"] == ["torch>=2.4"]
     assert "py.typed" in PROJECTS[name]["tool"]["setuptools"]["package-data"][name]
     assert (ROOT / name / "py.typed").is_file()
+    files = {path.name for path in (ROOT / name).iterdir() if path.suffix not in (".py", ".md", ".toml")}
+    shipped = set(PROJECTS[name]["tool"]["setuptools"]["package-data"][name])
+    assert {file for file in files if (ROOT / name / file).is_file()} <= shipped | {"LICENSE"}
     declared = {c.rpartition(" :: ")[2] for c in project["classifiers"] if re.search(r":: 3\.\d+$", c)}
     assert declared == {"3.10", "3.11", "3.12", "3.13"}
     assert project["requires-python"] == ">=3.10"

@@ -16,6 +16,7 @@ from gradsurgery import (
     NashMTL,
     PCGrad,
     UncertaintyWeighting,
+    compile_kernels,
     diagnose,
 )
 from smartreg import (
@@ -58,6 +59,8 @@ def penalize(forward=model, embeddings=x, *, mask=None, **options):
 
 GRADSURGERY = {
     "optimizer of parameters": lambda: PCGrad([weight]),
+    "kernels without a compiler": lambda: compile_kernels("no-such-cc"),
+    "kernels by what does not compile": lambda: compile_kernels("false"),
     "optimizer with a closure": lambda: PCGrad(torch.optim.LBFGS([weight])),
     "reduction": lambda: PCGrad(sgd(), reduction="median"),
     "granularity": lambda: PCGrad(sgd(), granularity="layer"),

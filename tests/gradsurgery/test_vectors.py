@@ -18,7 +18,7 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["in place", "gathered on the CPU", "gathered elsewhere"])
+@pytest.fixture(params=["in place", "gathered on the CPU", "gathered elsewhere", "compiled"])
 def path(request, monkeypatch):
     """Short chunks and slabs, and every row on the path that it names."""
     for name, size in {"CHUNK": 5, "SUMMED": 7, "GATHERED": 14}.items():
@@ -26,6 +26,8 @@ def path(request, monkeypatch):
     monkeypatch.setattr(vectors, "SMALL", 99 if request.param == "gathered on the CPU" else 2)
     if request.param == "gathered elsewhere":
         monkeypatch.setattr(vectors, "_divide", lambda parameters: ([], list(parameters)))
+    if request.param == "compiled":
+        request.getfixturevalue("compiled")
     return request.param
 
 
