@@ -127,6 +127,7 @@ class DWA:
 
     def _weigh(self, name: str, loss: Tensor) -> Tensor:
         value = loss.detach()
+        value = value.to(torch.promote_types(value.dtype, torch.float32))  # bfloat16 counts to 256
         total, count = self._sums.get(name, (torch.zeros_like(value), torch.zeros_like(value)))
         finite = value.isfinite()
         self._sums[name] = total + value.where(finite, 0.0), count + finite

@@ -64,8 +64,8 @@ class NashMTL(GradientSurgery):
         return {"solutions": dict(self._solutions), "uses": dict(self._uses)}
 
     def load_method_state(self, state: dict[str, Any]) -> None:
-        """Restores the last solutions."""
-        self._solutions, self._uses = state["solutions"], state["uses"]
+        """Restores the last solutions; another method's checkpoint has none."""
+        self._solutions, self._uses = state.get("solutions", {}), state.get("uses", {})
 
 
 def nash_weights(gramian: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from statistics import NormalDist, fmean, stdev
 import torch
 from torch import Tensor
 
+from . import distributed, sharding
 from .conflicts import table
 from .gradients import TaskGradients
 from .projection import pcgrad_weights, random_order
@@ -109,7 +110,8 @@ def diagnose(
     Raises:
         TypeError: If ``losses`` is no mapping to callables.
         ValueError: If there are fewer than two tasks or five samples, ``tolerance`` or ``level`` is not
-            between 0 and 1, a loss is not one finite number with a graph, or no two tasks reach a parameter.
+            between 0 and 1, no parameter requires a gradient or one belongs to ``fully_shard``, a loss is not
+            one finite number with a graph, or no two tasks reach a parameter.
     """
     if not isinstance(losses, Mapping) or not all(callable(loss) for loss in losses.values()):
         raise TypeError(
@@ -124,6 +126,12 @@ def diagnose(
         if not 0 < value < 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value!r}: take the default")
     members = [p for p in dict.fromkeys(parameters) if p.requires_grad]
+    if not members:
+        raise ValueError(
+            "parameters must hold one that requires a gradient, got none: pass list(module.parameters()), for"
+            " an iterator is used up at its first use"
+        )
+    sharding.refuse_fully_sharded(members)
     tasks = tuple(losses)
     gramians = [_sample(losses, members) for _ in range(samples)]
     generator = torch.Generator() if generator is None else generator
@@ -148,7 +156,7 @@ def diagnose(
 def _sample(losses: Mapping[str, Callable[[], Tensor]], parameters: Sequence[Tensor]) -> Tensor:
     """Returns the Gramian ``(2T, 2T)`` of all tasks on a first batch and, below, on a second."""
     gradients = TaskGradients()
-    with torch.enable_grad(), gradients_set_aside(parameters):
+    with torch.enable_grad(), gradients_set_aside(parameters), distributed.unsynchronized():
         for batch in range(2):
             for name, loss in losses.items():
                 # Without hooks, which is without accumulation: not every leaf is in the parameters.

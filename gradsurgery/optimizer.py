@@ -68,7 +68,8 @@ class GradientSurgery(OptimizerWrapper):
         breakdown: Divides the report by parts, at no second pass over the gradients: ``"group"`` by parameter
             group, a module by its children, or a mapping from names to parameters; parameters that are in
             none are the part ``"other"``.
-        generator: Source of the random choices, on the CPU; by default one of its own. A state_dict has it.
+        generator: Source of the random choices, on the CPU; by default one of its own, which begins alike in
+            every run, whatever ``torch.manual_seed``. A state_dict has it.
         process_group: The ranks that hold replicas, or parts of sharded parameters (default: all).
         check_every: After how many backwards the ranks compare their parameters, lest they drift; 0 is never.
 
@@ -135,7 +136,7 @@ class GradientSurgery(OptimizerWrapper):
         return {}
 
     def load_method_state(self, state: dict[str, Any]) -> None:
-        """Restores what :meth:`method_state` returned."""
+        """Restores what :meth:`method_state` returned, this method's or that of another's checkpoint."""
 
     def backward(self, losses: Losses, *, accumulate: bool = False) -> dict[str, Tensor | None]:
         """Back-propagates each task by itself and writes the combined gradient into ``.grad``.
@@ -290,6 +291,13 @@ class GradientSurgery(OptimizerWrapper):
         for name, row in state.get("rows", {}).items():
             held = {parameters[k]: g.to(parameters[k].device, copy=True) for k, g in row.items()}
             self._gradients.rows[name] = held
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GradientSurgery":
+        memo[id(self.process_group)] = self.process_group  # cannot be copied: it is this process's own
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "generator": self.generator.get_state()}

@@ -5,7 +5,8 @@ stays there: a rank multiplies and adds up its own part of the rows.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,18 +67,37 @@ def refuse_flattened(parameters: Iterable[Tensor]) -> None:
 def refuse_held_back(parameters: Iterable[Tensor]) -> None:
     """Raises a ValueError if ``fully_shard`` is told to add up gradients before it reduces them.
 
-    It would add up those of different tasks, unsharded. Its modules are found where torch keeps their state.
+    It would add up those of different tasks, unsharded.
     """
+    groups = list(_fully_sharded())
+    own = set(parameters) if groups else set()
+    for group in groups:
+        held_back = not (group.reduce_grads and group.all_reduce_grads)
+        if held_back and any(p.sharded_param in own for p in group.fsdp_params):
+            raise ValueError(
+                "fully_shard must reduce the gradient of each task by itself, got a module with"
+                " set_requires_gradient_sync(False) or set_requires_all_reduce(False): set it to True,"
+                " and accumulate with backward(losses, accumulate=True)"
+            )
+
+
+def refuse_fully_sharded(parameters: Iterable[Tensor]) -> None:
+    """Raises a ValueError for parameters of ``fully_shard``, whose gradients ``autograd.grad`` misses."""
+    groups = list(_fully_sharded())
+    own = set(parameters) if groups else set()
+    if any(p.sharded_param in own for group in groups for p in group.fsdp_params):
+        raise ValueError(
+            "parameters must be whole, got some of fully_shard, whose gradients a backward alone makes: do"
+            " this before fully_shard"
+        )
+
+
+def _fully_sharded() -> Iterator[Any]:
+    """Yields the groups of parameters of ``fully_shard``, found where torch keeps its modules' states."""
     composable = sys.modules.get("torch.distributed._composable_state")
-    references = list(getattr(composable, "_module_state_mapping", {}).values())
-    own = set(parameters) if references else set()
-    for reference in references:
+    for reference in list(getattr(composable, "_module_state_mapping", {}).values()):
         state = reference() if callable(reference) else reference
-        for group in getattr(state, "_fsdp_param_groups", ()):
-            held_back = not (group.reduce_grads and group.all_reduce_grads)
-            if held_back and any(p.sharded_param in own for p in group.fsdp_params):
-                raise ValueError(
-                    "fully_shard must reduce the gradient of each task by itself, got a module with"
-                    " set_requires_gradient_sync(False) or set_requires_all_reduce(False): set it to True,"
-                    " and accumulate with backward(losses, accumulate=True)"
-                )
+        groups = getattr(state, "_fsdp_param_groups", None)
+        if groups is None:  # an older torch, which has one group a module
+            groups = [getattr(state, "_fsdp_param_group", None)]
+        yield from (group for group in groups if group is not None)

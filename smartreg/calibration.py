@@ -50,7 +50,8 @@ def calibrate(
         bracket: The least and the greatest ε.
 
     Raises:
-        ValueError: If no ε in the bracket has this share, or the preset has no ball.
+        ValueError: If no ε in the bracket has this share, the loss depends on none of the parameters, or the
+            preset has no ball.
     """
     refuse_without_ball(self, "calibrate")
     low, high = bracket

@@ -82,7 +82,8 @@ def diagnose(
         samples: How many draws of noise and dropout the means are over.
 
     Raises:
-        ValueError: If only one of ``loss`` and ``parameters`` is given, or ``samples`` is not positive.
+        ValueError: If only one of ``loss`` and ``parameters`` is given, the loss depends on none of the
+            parameters, or ``samples`` is not positive.
     """
     batch = Batch.of(
         forward,

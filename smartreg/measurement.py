@@ -13,6 +13,7 @@ from torch import Tensor
 from .buffers import preserved_buffers
 from .divergences import OutputMask, Outputs, compare
 from .inputs import Embeddings, Inputs, Mask
+from .parallel import no_sync
 from .rng import RNGState
 
 if TYPE_CHECKING:
@@ -73,13 +74,25 @@ class Batch:
         Frozen parameters are left out.
 
         Raises:
-            ValueError: If only one of ``loss`` and ``parameters`` is given.
+            ValueError: If only one of ``loss`` and ``parameters`` is given, no parameter requires a gradient,
+                or one is divided among ranks.
         """
+        trained = tuple(p for p in parameters or () if p.requires_grad)
         if (loss is None) != (parameters is None):
             raise ValueError(
                 "loss and parameters must be given together, got"
                 f" {'parameters' if loss is None else 'loss'} alone: gradient_share compares both terms'"
                 " gradients"
+            )
+        if loss is not None and not trained:
+            raise ValueError(
+                "parameters must hold one that requires a gradient, got none: pass list(model.parameters()),"
+                " for an iterator is used up at its first use"
+            )
+        if any(hasattr(parameter, "device_mesh") for parameter in trained):
+            raise ValueError(
+                "parameters must be whole, got a DTensor, whose gradient a backward alone makes: measure"
+                " before the model is sharded, or leave loss and parameters out"
             )
         inputs = Inputs.check(embeddings, mask).detach()
         RNGState.check_device(inputs.device)
@@ -87,7 +100,7 @@ class Batch:
             forward=forward,
             embeddings=inputs.pack(),
             loss=loss,
-            parameters=tuple(p for p in parameters or () if p.requires_grad),
+            parameters=trained,
             weight=weight,
             mask=mask,
             output_mask=output_mask,
@@ -96,9 +109,9 @@ class Batch:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Leaves buffers and the random state as they were before the block."""
+        """Leaves buffers, the random state and reducers as they were before the block."""
         try:
-            with preserved_buffers(self.forward), torch.enable_grad():
+            with preserved_buffers(self.forward), no_sync(self.forward), torch.enable_grad():
                 yield
         finally:
             self.rng.restore()
@@ -129,8 +142,14 @@ class Batch:
         )
         norms = []
         for term in (penalty, self.loss(outputs)):
-            found = torch.autograd.grad(term, self.parameters, retain_graph=True, allow_unused=True)
-            norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in found if g is not None)))
+            reached = torch.autograd.grad(term, self.parameters, retain_graph=True, allow_unused=True)
+            found = [gradient for gradient in reached if gradient is not None]
+            norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in found)))
+        if not found:
+            raise ValueError(
+                f"parameters must hold one that the loss depends on, got {len(reached)} without a gradient:"
+                " pass those of the model that forward calls, above the embeddings"
+            )
         return self.weight * norms[0] / norms[1] if norms[1] else math.inf
 
     @torch.no_grad()

@@ -79,6 +79,11 @@ PROXIMAL: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/measurement.py": [
         (
+            "        if not found:",
+            "        if False:",
+            "test_diagnosis.py::test_parameters_that_the_loss_does_not_depend_on",
+        ),
+        (
             "noise_std=factor * search.noise_std",
             "noise_std=search.noise_std",
             "test_diagnosis.py::TestSweep::test_it_is_a_diagnosis_at_each_epsilon_with_the_same_draws",

@@ -98,6 +98,7 @@ GRADSURGERY = {
     "diagnose of losses": lambda: diagnose({"a": loss(), "b": loss()}, [weight]),
     "diagnose of one task": lambda: diagnose({"a": loss}, [weight]),
     "diagnose, samples": lambda: diagnose({"a": loss, "b": loss}, [weight], samples=2),
+    "diagnose of no parameter": lambda: diagnose({"a": loss, "b": loss}, iter(())),
     "diagnose, level": lambda: diagnose({"a": loss, "b": loss}, [weight], level=95),
 }
 
@@ -123,6 +124,9 @@ SMARTREG = {
     ),
     "divergence by sample": lambda: penalize(divergence=lambda p, q: (p - q).square().mean(dim=(1, 2))),
     "rng without outputs": lambda: SMART(dropout="shared")(model, x, model(x)),
+    "diagnose of other parameters": lambda: SMART().diagnose(
+        model, x, loss=torch.sum, parameters=[weight], weight=1.0
+    ),
     "one logit": lambda: symmetric_kl(torch.ones(4, 1), torch.ones(4, 1)),
     "logits of other shapes": lambda: squared_error(torch.ones(4, 2), torch.ones(4, 3)),
     "divergence's mask": lambda: bernoulli_symmetric_kl(torch.ones(4), torch.ones(4), mask=torch.ones(3)),

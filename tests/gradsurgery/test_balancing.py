@@ -136,6 +136,19 @@ def test_losses_that_are_not_finite_enter_no_mean():
     assert [weight.item() for weight in balance.weights.values()] == [1, 1]  # no rate is known
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_means_of_long_epochs_of_half_precision_losses_are_exact(dtype):
+    balance, exact = DWA(), DWA()
+    for epoch in ([1.0] * 600 + [0.5] * 600, [0.25] * 600 + [0.75] * 3000):
+        for value in epoch:
+            balance({"a": torch.tensor(value, dtype=dtype), "b": torch.tensor(1.0, dtype=dtype)})
+            exact({"a": number(value), "b": number(1.0)})
+        balance.end_epoch()
+        exact.end_epoch()
+    weights = [[weight.item() for weight in one.weights.values()] for one in (balance, exact)]
+    assert weights[0] == pytest.approx(weights[1], rel=1e-6)
+
+
 @pytest.mark.parametrize("at", range(7))
 def test_dynamic_weights_resume_from_a_checkpoint_anywhere(at):
     events = [losses for epoch in EPOCHS for losses in [*epoch, None]]

@@ -171,6 +171,7 @@ def test_the_quantiles_are_students(freedom, probability):
         ({"samples": 4}, ValueError, "samples must be at least 5, got 4"),
         ({"tolerance": 0.0}, ValueError, "tolerance must be between 0 and 1, got 0.0"),
         ({"level": 95}, ValueError, "level must be between 0 and 1, got 95"),
+        ({"parameters": iter(())}, ValueError, "that requires a gradient, got none: pass list"),
         (
             {"parameters": [nn.Parameter(torch.ones(1))]},
             ValueError,

@@ -1,10 +1,12 @@
 """Ranks, each with its part of every batch, against one process with the whole: replicas, in float64."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from gradsurgery import PCGrad, distributed
+from gradsurgery import PCGrad, diagnose, distributed
 from tests.gradsurgery import joined
 from tests.gradsurgery.joined import check, pcgrad, seed_of
 from tests.gradsurgery.test_every_method import METHODS
@@ -45,6 +47,28 @@ def test_a_single_rank_under_ddp_trains_as_without(ranks):
     """As ``torchrun --nproc-per-node 1`` makes it: DDP's reducer would wait for the heads of other tasks."""
     module = joined.Model()
     check(ranks.run(on_its_own, 1), joined.train(module, pcgrad(module, seed_of(0)), joined.batch))
+
+
+def copied(rank, world):
+    module = joined.Model()
+    optimizer = pcgrad(module, seed_of(rank), process_group=torch.distributed.new_group(range(world)))
+    return joined.train(*copy.deepcopy((module, optimizer)), joined.part_of(rank, world))
+
+
+def test_a_copy_is_of_the_same_ranks(ranks):
+    module = joined.Model()
+    check(ranks.run(copied, 2), joined.train(module, pcgrad(module, seed_of(0)), joined.batch))
+
+
+def diagnosed_before(rank, world):
+    module, data = joined.ddp(), joined.part_of(rank, world)
+    diagnose(joined.tasks(module, data, 0), module.module.trunk.parameters(), samples=5)
+    return joined.train(module, pcgrad(module, seed_of(rank)), data)
+
+
+def test_a_diagnosis_of_ddp_leaves_its_reducer_alone(ranks):
+    module = joined.Model()
+    check(ranks.run(diagnosed_before, 2), joined.train(module, pcgrad(module, seed_of(0)), joined.batch))
 
 
 def test_the_training_can_tell_a_wrong_order_and_local_surgery():

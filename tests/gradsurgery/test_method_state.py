@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from gradsurgery import GSE, GradientSurgery
+from gradsurgery import GSE, GradientSurgery, GradVac, NashMTL, PCGrad
 from tests.gradsurgery.reference import Model, batches, sgd, tasks
 
 
@@ -75,6 +75,23 @@ def test_what_a_method_remembers_goes_into_checkpoints_and_copies(granularity, g
         twin, resumed = pickle.loads(pickle.dumps((model, optimizer)))
     steps(model, optimizer, range(2))  # the original, which shares nothing with its copy
     assert all(map(torch.equal, steps(twin, resumed, range(4, 7)), whole))
+
+
+@pytest.mark.parametrize(
+    ("other", "method"), [(PCGrad, GradVac), (PCGrad, NashMTL), (NashMTL, GradVac), (GradVac, NashMTL)]
+)
+def test_a_checkpoint_of_another_method_leaves_nothing_to_remember(model, other, method):
+    before = other(sgd(model))
+    steps(model, before, range(2))
+    optimizer = method(sgd(model))
+    steps(model, optimizer, range(2))
+    optimizer.load_state_dict(before.state_dict())
+    fresh = method(sgd(model))
+    fresh.generator.set_state(before.generator.get_state())
+    for each in (optimizer, fresh):
+        each.zero_grad()
+        each.backward(some_tasks(model, 2))
+    assert torch.equal(optimizer.conflicts.weights, fresh.conflicts.weights)
 
 
 def test_a_checkpoint_shares_nothing_with_the_method_that_loads_it(model):

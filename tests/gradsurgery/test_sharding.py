@@ -1,6 +1,8 @@
 """Sharded parameters, against one process with whole ones: FSDP2, HSDP, tensor parallel; what is refused."""
 
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gradsurgery import PCGrad
+from gradsurgery import PCGrad, diagnose, sharding
 from gradsurgery.projection import random_order
 from tests.gradsurgery import joined
 from tests.gradsurgery.joined import check, pcgrad, seed_of
@@ -331,6 +333,9 @@ def misuses(rank, world):
     optimizer = pcgrad(module, process_group=mesh["data"].get_group())
     found["its group"] = refused(lambda: optimizer.backward(joined.tasks(module, data, 0)))
 
+    whole = joined.fsdp()
+    found["diagnosis"] = refused(lambda: diagnose(joined.tasks(whole, data, 0), whole.trunk.parameters()))
+
     mesh = dist.init_device_mesh("cpu", (world,))
     weight = nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Partial()]))
     optimizer = PCGrad(torch.optim.SGD([weight], lr=0.1))
@@ -356,6 +361,7 @@ def errors(ranks):
         ("held back in part", r"set_requires_gradient_sync\(False\).*: set it to True"),
         ("not all-reduced", r"set_requires_all_reduce\(False\)"),
         ("other mesh", r"got 4 ranks and a DTensor on a mesh of 2: pass process_group=mesh.get_group\(\)"),
+        ("diagnosis", "must be whole, got some of fully_shard, .*: do this before fully_shard"),
         ("partial", "to Partial is for internal use only"),
         ("fsdp1 False", "got flattened ones of FullyShardedDataParallel: .*fully_shard"),
         ("fsdp1 True", "got flattened ones of FullyShardedDataParallel: .*fully_shard"),
@@ -365,6 +371,20 @@ def test_what_cannot_be_right_is_refused_on_each_rank(errors, name, message):
     for found in errors:
         assert found[name]
         assert re.search(message, found[name]), found[name]
+
+
+def test_what_is_held_back_is_refused_where_a_module_has_one_group(monkeypatch):
+    """As in torch 2.4, whose modules of fully_shard have no list of groups; another module's has none."""
+    weight, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    group = SimpleNamespace(
+        reduce_grads=False, all_reduce_grads=True, fsdp_params=[SimpleNamespace(sharded_param=weight)]
+    )
+    states = [SimpleNamespace(_fsdp_param_group=group), SimpleNamespace(_fsdp_param_group=None)]
+    old = SimpleNamespace(_module_state_mapping=dict(enumerate([*states, SimpleNamespace()])))
+    monkeypatch.setitem(sys.modules, "torch.distributed._composable_state", old)
+    sharding.refuse_held_back([other])
+    with pytest.raises(ValueError, match=r"set_requires_gradient_sync\(False\)"):
+        sharding.refuse_held_back([weight])
 
 
 def test_the_group_of_a_mesh_within_the_world_will_do(errors):

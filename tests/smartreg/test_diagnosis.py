@@ -1,6 +1,7 @@
 """What a diagnosis says, where it can be said in closed form, and what calibration finds."""
 
 import copy
+import functools
 import math
 from itertools import pairwise
 
@@ -276,6 +277,17 @@ def test_arguments_that_need_each_other(make, x):
         SMART().diagnose(model, x, parameters=model.parameters())
     with pytest.raises(ValueError, match="samples must be positive, got 0"):
         SMART().diagnose(model, x, samples=0)
+
+
+@pytest.mark.parametrize("call", ["diagnose", "sweep", "calibrate"])
+def test_parameters_that_the_loss_does_not_depend_on(make, x, call):
+    measure = functools.partial(getattr(SMART(), call), make(), x, loss=task_loss, weight=1.0)
+    with pytest.raises(ValueError, match="got 2 without a gradient: pass those of the model"):
+        measure(parameters=nn.Linear(2, 2).parameters())
+    used_up = nn.Linear(2, 2).parameters()
+    list(used_up)
+    with pytest.raises(ValueError, match="must hold one that requires a gradient, got none"):
+        measure(parameters=used_up)
 
 
 def test_a_tuple_and_named_outputs(make, x, mask):

@@ -171,3 +171,66 @@ def test_the_penalty_counts():
     for others in (list(plain.parameters()), weights["two phases, detached"], weights["accumulated"]):
         assert not torch.allclose(weights["joint"][1], others[1], rtol=1e-4)
     assert torch.allclose(weights["joint"][1], weights["two phases"][1], rtol=1e-10)
+
+
+class OneHeadAtATime(nn.Module):
+    """Whose forward leaves parameters out, as that of one task among several does."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(WORDS, D)
+        self.heads = nn.ModuleList([nn.Linear(D, 3), nn.Linear(D, 3)])
+
+    def forward(self, words, k):
+        return self.heads[k](self.table(words).mean(1))
+
+
+def measured(rank, world, call):
+    """Accumulates, in no_sync(), what one head and then the other back-propagates, after a measurement."""
+    module = OneHeadAtATime()
+    model = DistributedDataParallel(module)
+    words, _, kind = batch(0, rank, world)
+
+    def loss(outputs):
+        return nn.functional.cross_entropy(outputs, kind)
+
+    function = EmbeddingFunction(model, module.table)
+    forward, embeddings = function.bind(words, 0)
+    options = {"loss": loss, "parameters": list(module.parameters()), "weight": WEIGHT}
+    getattr(SMART(epsilon=0.1, step_size=0.05, noise_std=0.03), call)(forward, embeddings, **options)
+    with model.no_sync():
+        for k in (0, 1):
+            loss(model(words, k)).backward()
+    return [p.grad for p in module.parameters()]
+
+
+def measured_in_shards(rank, world):
+    """Returns the error for gradients of shards, and what can be measured without them."""
+    module = OneHeadAtATime()
+    fully_shard(module.heads[0])
+    fully_shard(module)
+    forward, embeddings = EmbeddingFunction(module, module.table).bind(batch(0, rank, world)[0], 0)
+    smart = SMART(epsilon=0.1, step_size=0.05, noise_std=0.03)
+    options = {"loss": torch.sum, "parameters": module.parameters()}
+    try:
+        smart.diagnose(forward, embeddings, **options)
+    except ValueError as error:
+        return str(error), smart.diagnose(forward, embeddings).adversarial
+
+
+def test_gradients_of_shards_are_not_compared_but_the_terms_are(ranks):
+    for error, adversarial in ranks.run(measured_in_shards, 2):
+        assert error.startswith("parameters must be whole, got a DTensor")
+        assert adversarial > 0
+
+
+@pytest.mark.parametrize("call", ["diagnose", "sweep"])
+def test_a_measurement_leaves_the_reducer_alone(ranks, call):
+    for rank, found in enumerate(ranks.run(measured, 2, call)):
+        module = OneHeadAtATime()
+        words, _, kind = batch(0, rank, 2)
+        for k in (0, 1):
+            nn.functional.cross_entropy(module(words, k), kind).backward()
+        for mine, right in zip(found, module.parameters(), strict=True):
+            torch.testing.assert_close(mine, right.grad)
