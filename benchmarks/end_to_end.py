@@ -10,15 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from minbert_multitask.bert import BertConfig, BertModel
 from minbert_multitask.files import write_atomically
 from torch import Tensor, nn
 
-from gradsurgery import GSE, PCGrad
+from gradsurgery import GSE, PCGrad, vectors
+from gradsurgery.projection import pcgrad_weights, random_order
 
 from . import measure
+from .peers import compiled_kernels
 
 MINILM = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 BACKWARDS = "the T backwards"
@@ -50,6 +53,46 @@ class Mlp(nn.Module):
 
     def loss(self, task: int) -> Tensor:
         return F.mse_loss(self.layers(self.x), self.y[task])
+
+
+class ProductsInHooks:
+    """PCGrad whose products are taken by hooks, while a gradient is still in the cache of the backward.
+
+    A gradient meets those of the tasks before it, which have left the cache: T (T - 1) / 2 gradients are
+    read, where products after the last backward read T.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+
+    def backward(self, tasks: Sequence[Callable[[], Tensor]]) -> None:
+        """Writes the combined gradients into ``.grad``."""
+        self.lower = np.zeros((len(tasks), len(tasks)))
+        self.rows: list[dict[Tensor, Tensor]] = []
+        hooks = [p.register_post_accumulate_grad_hook(self._multiply) for p in self.parameters]
+        for task in tasks:
+            self.rows.append({})
+            task().backward()
+        for hook in hooks:
+            hook.remove()
+        gramian = torch.from_numpy(self.lower + np.tril(self.lower, -1).T)
+        weights = pcgrad_weights(gramian, random_order(len(tasks), torch.default_generator))
+        reached = [p for p in self.parameters if any(p in row for row in self.rows)]
+        pieces = [[row.get(p) for row in self.rows] for p in reached]
+        vectors.combine(pieces, weights)
+        for parameter, piece in zip(reached, pieces, strict=True):
+            parameter.grad = vectors.first(piece)
+
+    def _multiply(self, parameter: Tensor) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None
+        self.rows[-1][parameter] = gradient
+        task = len(self.rows) - 1
+        for other, row in enumerate(self.rows):
+            if parameter in row:
+                pair = (vectors.flat(gradient), vectors.flat(row[parameter]))
+                for a, b in zip(*(each.split(vectors.CHUNK) for each in pair), strict=True):
+                    self.lower[task, other] += torch.dot(a, b).item()
 
 
 def costs(model: Encoder | Mlp, tasks: int, rounds: int) -> dict[str, Any]:
@@ -84,6 +127,16 @@ def costs(model: Encoder | Mlp, tasks: int, rounds: int) -> dict[str, Any]:
         surgery.zero_grad()
         surgery.backward(callables)
 
+    def operated_by_kernels() -> None:
+        with compiled_kernels():
+            operated()
+
+    hooks = ProductsInHooks(parameters)
+
+    def operated_in_hooks() -> None:
+        model.zero_grad()
+        hooks.backward(callables)
+
     def sum_and_update() -> None:
         summed()
         adam.step()
@@ -92,6 +145,8 @@ def costs(model: Encoder | Mlp, tasks: int, rounds: int) -> dict[str, Any]:
         BACKWARDS: backwards,
         "the sum's backwards": summed,
         "PCGrad.backward": operated,
+        "PCGrad.backward, compile_kernels()": operated_by_kernels,
+        "PCGrad, products in hooks": operated_in_hooks,
         "AdamW.step": adam.step,
         "the sum and an update": sum_and_update,
         "PCGrad and an update": updated(surgery),

@@ -4,7 +4,8 @@ Each peer is a function of a problem; it prepares what is not timed and returns 
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import CDLL
 from functools import cache
 from importlib.util import find_spec
@@ -102,21 +103,28 @@ def gradsurgery(problem: Problem) -> Callable[[], object]:
 
 
 def gradsurgery_compiled(problem: Problem) -> Callable[[], object]:
-    surgery, library = gradsurgery(problem), _library()
+    surgery = gradsurgery(problem)
+    _library()
 
     def run() -> None:
-        kernels._loaded.append(library)
-        try:
+        with compiled_kernels():
             surgery()
-        finally:
-            kernels._loaded.clear()
 
     return run
 
 
+@contextmanager
+def compiled_kernels() -> Iterator[None]:
+    """Lets the surgeries in the body use the kernel, and no others."""
+    kernels._loaded.append(_library())
+    try:
+        yield
+    finally:
+        kernels._loaded.clear()
+
+
 @cache
 def _library() -> CDLL:
-    """Returns the compiled kernel, which is not used until it is loaded."""
     kernels.compile_kernels()
     return kernels._loaded.pop()
 

@@ -114,8 +114,10 @@ def goals_table() -> str:
     )
     for name, title in KEPT.items():
         steps, small = (load(name)[model] for model in ("minilm", "mlp"))
-        found = 100 * (ratio(steps, "PCGrad.backward") - 1)
-        at_most(f"MiniLM, {title}: PCGrad.backward beyond the T backwards", found, 5, "{:.1f} %")
+        for way in ("PCGrad.backward", "PCGrad.backward, compile_kernels()"):
+            if way in steps:
+                found = 100 * (ratio(steps, way) - 1)
+                at_most(f"MiniLM, {title}: {way} beyond the T backwards", found, 5, "{:.1f} %")
         reused = milliseconds(steps, "GSE, reuse, and two updates")
         reused -= milliseconds(steps, "PCGrad and an update") + milliseconds(steps, "AdamW.step")
         found = 100 * reused / milliseconds(steps, BACKWARDS)
