@@ -17,7 +17,7 @@ class Writer(Protocol):
         """Adds a point to the curve of this name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConflictReport:
     """The geometry of one backward's task gradients, over the parameters that were operated on.
 

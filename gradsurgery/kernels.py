@@ -58,7 +58,12 @@ def compile_kernels(compiler: str | None = None) -> None:
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[0]
             raise RuntimeError(f"compiler {command[0]!r} failed ({reason}): name gcc or clang")
-        library = ctypes.CDLL(str(built))
+        try:
+            library = ctypes.CDLL(str(built))
+        except OSError as error:
+            raise RuntimeError(
+                f"the compiled kernel cannot be loaded ({error}): set TMPDIR to a folder that may hold one"
+            ) from error
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     library.gradsurgery_gramian.argtypes = [pointer, pointer, number, number, number, pointer]
     library.gradsurgery_combine.argtypes = [*library.gradsurgery_gramian.argtypes, pointer, number]

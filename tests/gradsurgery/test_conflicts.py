@@ -69,6 +69,13 @@ class Writer:
         self.scalars[tag, global_step] = scalar_value
 
 
+def test_a_report_equals_itself_and_can_be_kept_in_a_set():
+    report, other = (report_of(torch.eye(2))[0] for _ in range(2))
+    assert report == report
+    assert report != other
+    assert len({report, other}) == 2
+
+
 def test_a_report_is_logged_to_whatever_has_add_scalar():
     rows = torch.tensor([[3.0, 4.0], [-3.0, 4.0]])
     parameters = parameters_like(rows[0], [1, 1])

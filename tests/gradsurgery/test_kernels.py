@@ -176,6 +176,14 @@ def test_a_compiler_that_fails_is_quoted_in_one_line():
         compile_kernels(silent)
 
 
+@pytest.mark.usefixtures("nothing_loaded")
+def test_a_library_that_cannot_be_loaded_is_one_sentence():
+    writes = f"{sys.executable} -c 'import sys; open(sys.argv[-1], \"w\").write(\"no library\")'"
+    with pytest.raises(RuntimeError, match=r"^the compiled kernel cannot be loaded \(.*\): set TMPDIR to"):
+        compile_kernels(writes)
+    assert kernels._loaded == []
+
+
 def test_it_is_compiled_once(compiled):
     compile_kernels("no-such-cc")  # there is one, so that nothing is asked
     assert len(kernels._loaded) == 1
