@@ -15,7 +15,7 @@ import gradsurgery
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("", "gradsurgery", "smartreg", "examples/minbert_multitask", "examples/recipes", "benchmarks")
 READMES = [ROOT / folder / "README.md" for folder in FOLDERS]
-PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "examples/minbert_multitask/RESULTS.md"]
 PAGES += [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_generated" not in page.parts]
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
@@ -41,7 +41,7 @@ def test_output_is_shown_where_a_test_compares_it():
     compared = {
         "README.md": "tests/test_readme.py",
         "CONTRIBUTING.md": "tests/minbert_multitask/test_contributing.py",
-        "examples/minbert_multitask/README.md": "tests/test_readme.py",
+        "examples/minbert_multitask/RESULTS.md": "tests/test_readme.py",
     }
     assert sorted(pages) == sorted(compared)
 

@@ -7,22 +7,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minbert_multitask import table
-from minbert_multitask.results import collect
-
 from docs.gallery import curves
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "docs" / "gallery"
 BENCHMARKS = ROOT / "benchmarks" / "results"
-RUNS = ROOT / "examples" / "minbert_multitask" / "results"
 READMES = {
     "libraries/gradsurgery": ROOT / "gradsurgery" / "README.md",
     "libraries/smartreg": ROOT / "smartreg" / "README.md",
     "libraries/minbert": ROOT / "examples" / "minbert_multitask" / "README.md",
     "results/benchmarks": ROOT / "benchmarks" / "README.md",
+    "results/minbert": ROOT / "examples" / "minbert_multitask" / "RESULTS.md",
 }
-"""By page of the site, the README that it shows."""
+"""By page of the site, the page of the repository that it shows."""
 
 
 def load(path: Path) -> Any:
@@ -56,18 +53,6 @@ def penalties() -> str:
             ]
     header = ["| x | ε | R, masks shared | R, masks independent |", "| :-- | --: | --: | --: |"]
     return "\n".join([*header, *lines]) + "\n"
-
-
-def tables() -> str:
-    """Returns a section for each folder of runs: its table and its pictures."""
-    parts = []
-    for path in sorted(RUNS.glob("*/results.json"), key=lambda path: (path.parent.name == "demo", path)):
-        folder = path.parent
-        parts.append(f"## {folder.name}\n\n{table.markdown_table(collect(path))}")
-        for picture in sorted((folder / "figures").glob("*.png")):
-            place = Path("../..") / picture.relative_to(ROOT)
-            parts.append(f"![{picture.stem} of {folder.name}]({place.as_posix()})")
-    return "\n\n".join(parts) + "\n"
 
 
 def readme(page: str) -> str:
@@ -121,8 +106,8 @@ def recipes() -> str:
 def write(folder: Path) -> None:
     """Writes tables and sections into a folder, for the pages that include them."""
     folder.mkdir(exist_ok=True)
-    texts = {"runs": tables(), "penalties": penalties(), "recipes": recipes()}
+    texts = {"penalties": penalties(), "recipes": recipes()}
     texts["smart-pytorch"] = section("libraries/smartreg", "Coming from smart-pytorch or mt-dnn")
-    texts |= {f"{Path(page).name}-readme": readme(page) for page in READMES}
+    texts |= {page.replace("/", "-"): readme(page) for page in READMES}
     for name, text in texts.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")

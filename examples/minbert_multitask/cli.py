@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 
 from . import commands, ranks
+from .prediction_files import SPLITS as PREDICTED
 from .protocol import SCHEDULES, SEEDS
 from .settings import DEVICES, PRECISIONS, Settings
 
@@ -141,6 +142,9 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("--device", choices=DEVICES, default="auto")
         if name == "predict":
             subparser.add_argument("--out", type=Path, help="where to write (default: RUN/predictions)")
+            subparser.add_argument(
+                "--splits", nargs="+", choices=PREDICTED, default=PREDICTED, help="default: both"
+            )
 
     table = add("table", commands.print_table, "Print the table of all runs in a folder beside the paper's.")
     table.add_argument("out", nargs="?", type=Path, default=Path("runs"), help="default: %(default)s")
@@ -200,6 +204,7 @@ def _add_reproduction(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="the protocol's, or the paper's in full (default: %(default)s)",
     )
+    parser.add_argument("--weights", default=_DEFAULTS["weights"], help="default: %(default)s")
     _add_page(parser)
 
 

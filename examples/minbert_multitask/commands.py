@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from . import (
@@ -99,7 +99,7 @@ def predict_runs(options: Namespace) -> None:
         out = folder / PREDICTIONS
         if options.out is not None:
             out = options.out / folder.name if len(options.runs) > 1 else options.out
-        for split, predictions in _predictions(folder, options, ("dev", "test")).items():
+        for split, predictions in _predictions(folder, options, options.splits).items():
             for path in write_predictions(predictions, split, out):
                 print(path)
 
@@ -174,7 +174,7 @@ def reproduce(options: Namespace) -> None:
         runs=options.out,
         kept=options.records,
         seeds=options.seeds,
-        settings=SCHEDULES[options.schedule],
+        settings=replace(SCHEDULES[options.schedule], weights=options.weights),
         processes=_positive(options.jobs),
     )
     results = [record.result for record in found]

@@ -7,6 +7,9 @@ from .evaluate import Predictions, TaskPredictions
 from .experiments import TASKS
 from .files import write_atomically
 
+SPLITS = ("dev", "test")
+"""What is predicted."""
+
 # The handout's own names and headers, its misspelling included: scorers look for them.
 _FILES = {"sst": "sst", "qqp": "para", "sts": "sts"}
 _HEADERS = {"sst": "Predicted_Sentiment", "qqp": "Predicted_Is_Paraphrase", "sts": "Predicted_Similiary"}

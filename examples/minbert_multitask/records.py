@@ -12,11 +12,9 @@ from .data import Dataset
 from .evaluate import Predictions, TaskPredictions
 from .experiments import TASKS
 from .files import write_atomically
-from .prediction_files import read_predictions
+from .prediction_files import SPLITS, read_predictions
 from .results import RunResult
 from .run_folder import LOG, PREDICTIONS, RESULT
-
-_SPLITS = ("dev", "test")
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Record:
             ValueError: If the run's files are at fault.
             OSError: If the disk is full or read-only.
         """
-        for split in _SPLITS:
+        for split in SPLITS:
             predicted = {
                 task: found.predicted.astype(np.float32 if task == "sts" else np.int8)
                 for task, found in read_predictions(run_folder / PREDICTIONS, split, dataset).items()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from . import findings, table, task_conflicts
+from . import findings, protocol, table, task_conflicts
 from .experiments import EXPERIMENTS
 from .files import write_atomically
 from .findings import Finding
@@ -20,6 +20,7 @@ def sections(results: Sequence[RunResult], judged: Sequence[Finding]) -> dict[st
     """
     paper = [run for run in results if EXPERIMENTS[run.row].group == "paper"]
     return {
+        "state": _state(results),
         "scores": table.markdown_table(results),
         "claims": findings.markdown(judged),
         "conflicts": task_conflicts.markdown(task_conflicts.task_conflicts(paper)),
@@ -71,6 +72,14 @@ def best_runs(results: Sequence[RunResult]) -> list[RunResult]:
     order = sorted(rows, key=lambda row: fmean(map(overall, rows[row])), reverse=True)
     chosen = [*order[:3], *(row for row in order[3:] if row == "best")]
     return [max(rows[row], key=overall) for row in chosen]
+
+
+def _state(results: Sequence[RunResult]) -> str:
+    """Returns how much of the protocol has been run."""
+    rows = protocol.rows()
+    counts = {seed: len({run.row for run in results if run.seed == seed}) for seed in protocol.SEEDS}
+    each = ", ".join(f"{count} rows of seed {seed}" for seed, count in counts.items())
+    return f"{sum(counts.values())} of the protocol's {len(rows) * len(counts)} runs have ended: {each}."
 
 
 def _predicted(results: Sequence[RunResult]) -> str:

@@ -53,7 +53,7 @@ def test_every_public_name_is_on_the_reference_page(library):
 def test_every_readme_is_a_page_whose_links_lead_to_files():
     for page, path in results.READMES.items():
         text = results.readme(page)
-        assert f"{Path(page).name}-readme.md" in (DOCS / f"{page}.md").read_text(encoding="utf-8")
+        assert f"{page.replace('/', '-')}.md" in (DOCS / f"{page}.md").read_text(encoding="utf-8")
         assert re.sub(r"\]\([^)]*\)|[][!]", "", text) == re.sub(
             r"\]\([^)]*\)|[][!]", "", path.read_text(encoding="utf-8")
         ), "a README's words must stay as they are"
@@ -70,7 +70,6 @@ def test_quoted_tables_are_those_of_the_results():
     for radii in penalties.values():
         for found in radii.values() if isinstance(radii, dict) else ():
             assert not isinstance(found, dict) or f"{found['shared']:.1e}" in table
-    assert all(f"## {path.parent.name}\n" in results.tables() for path in results.RUNS.glob("*/results.json"))
 
 
 def test_a_section_ends_where_the_next_begins():

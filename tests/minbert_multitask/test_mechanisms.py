@@ -18,7 +18,7 @@ from minbert_multitask.typed_json import from_plain
 from scipy import stats
 
 EXAMPLE = Path(minbert_multitask.__file__).parent
-README, RESULTS = EXAMPLE / "README.md", EXAMPLE / "results" / "reproduction" / "mechanisms.json"
+PAGE, RESULTS = EXAMPLE / "RESULTS.md", EXAMPLE / "results" / "reproduction" / "mechanisms.json"
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=20, unique=True))
@@ -76,9 +76,9 @@ def test_the_experiments_run_on_small_data(small_data, small_weights):
     assert found.markdown().count("\n") == 9
 
 
-def test_the_readme_shows_the_committed_findings():
+def test_the_page_of_results_shows_the_committed_findings():
     committed = from_plain(json.loads(RESULTS.read_text()), Mechanisms, place=RESULTS.name)
-    assert committed.markdown() in README.read_text(encoding="utf-8")
+    assert committed.markdown() in PAGE.read_text(encoding="utf-8")
 
 
 def test_the_committed_findings_bear_out_what_is_said_of_them():

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minbert_multitask import cli, findings, parallel, protocol, records, reproduction
+from minbert_multitask import cli, findings, parallel, protocol, records, reproduction, results_page
+from minbert_multitask.data import load
 from minbert_multitask.evaluate import METRICS, TaskPredictions
 from minbert_multitask.experiments import EXPERIMENTS, select
 from minbert_multitask.inputs import DataSource
+from minbert_multitask.prediction_files import write_predictions
 from minbert_multitask.protocol import CLAIMS, SEEDS, SETTINGS, Claim
 from minbert_multitask.records import Record
 from scipy import stats
@@ -261,6 +263,10 @@ def test_a_record_is_evaluated_and_predicted_as_its_run_was(run, tmp_path, small
     theirs = tmp_path / "runs" / record.folder.name / "predictions"
     assert written == {path.name: path.read_bytes() for path in theirs.iterdir()}
     assert len(written) == 6
+    assert cli.main([*command[:-1], str(tmp_path / "test"), "--splits", "test"]) == 0
+    tested = {path.name: path.read_bytes() for path in (tmp_path / "test").iterdir()}
+    assert tested == {name: content for name, content in written.items() if "-test-" in name}
+    assert len(tested) == 3
     capsys.readouterr()
     assert cli.main(["evaluate", str(record.folder), "--data", str(small_data)]) == 0
     assert f"overall  mean      {record.result.dev.overall.value:6.3f}" in capsys.readouterr().out
@@ -289,3 +295,30 @@ def test_records_of_other_data_and_broken_ones_are_refused(run, tmp_path, small_
             record.predictions("dev", small_inputs.dataset)
     with pytest.raises(ValueError, match="holds no record of a run"):
         records.load(tmp_path / "nothing")
+
+
+# What is committed
+
+COMMITTED = Path(minbert_multitask.__file__).parent / "results" / "reproduction"
+
+
+def test_the_committed_findings_are_those_of_the_committed_records(real_data):
+    found = findings.findings(records.load(COMMITTED), load(real_data))
+    committed = findings.load(COMMITTED / "findings.json")
+    assert [(each.claim, each.verdict) for each in found] == [
+        (each.claim, each.verdict) for each in committed
+    ]
+    assert findings.markdown(found) == findings.markdown(committed)
+
+
+def test_the_committed_predictions_are_of_the_best_runs(real_data, tmp_path):
+    kept = {record.folder.name: record for record in records.load(COMMITTED)}
+    best = results_page.best_runs([record.result for record in kept.values()])
+    chosen = {f"{run.row}-{run.seed}" for run in best}
+    assert {path.name for path in (COMMITTED / "predictions").iterdir()} == chosen
+    dataset = load(real_data)
+    for name in chosen:
+        paths = write_predictions(kept[name].predictions("test", dataset), "test", tmp_path)
+        committed = COMMITTED / "predictions" / name
+        assert {path.name for path in committed.iterdir()} == {path.name for path in paths}
+        assert all((committed / path.name).read_bytes() == path.read_bytes() for path in paths)

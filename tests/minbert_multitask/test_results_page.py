@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from minbert_multitask import results_page, task_conflicts
 from minbert_multitask.evaluate import Score, Scores
+from minbert_multitask.experiments import EXPERIMENTS
 from minbert_multitask.findings import CONFIRMED, REFUTED, UNDECIDED
 from minbert_multitask.results import ConflictSample
 from scipy import stats
@@ -76,6 +77,15 @@ def test_the_cost_is_the_mean_time_and_the_highest_peak_of_a_rows_runs():
     table = results_page.sections(runs, [])["cost"]
     assert "| gse | 2 | 60 | 2.0 | 2.00 |" in table
     assert "| all | 2 | | 0.1 hours in all | |" in table
+
+
+def test_the_page_says_how_much_has_been_run():
+    runs = [run("gse", seed=11711), run("gs", seed=11711), run("gs", seed=11713), run("gs", seed=1)]
+    state = results_page.sections(runs, [])["state"]
+    assert state.startswith(
+        f"3 of the protocol's {3 * len(EXPERIMENTS)} runs have ended: 2 rows of seed 11711"
+    )
+    assert state.endswith("0 rows of seed 11712, 1 rows of seed 11713.")
 
 
 def sampled(row, seed, *cosines, null=0.25):
