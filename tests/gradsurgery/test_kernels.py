@@ -178,7 +178,7 @@ def test_a_compiler_that_fails_is_quoted_in_one_line():
 
 @pytest.mark.usefixtures("nothing_loaded")
 def test_a_library_that_cannot_be_loaded_is_one_sentence():
-    writes = f"{sys.executable} -c 'import sys; open(sys.argv[-1], \"w\").write(\"no library\")'"
+    writes = f'{sys.executable} -c \'import sys; open(sys.argv[-1], "w").write("no library")\''
     with pytest.raises(RuntimeError, match=r"^the compiled kernel cannot be loaded \(.*\): set TMPDIR to"):
         compile_kernels(writes)
     assert kernels._loaded == []
