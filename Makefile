@@ -1,4 +1,4 @@
-# Every target but clean makes .venv first where it is missing or out of date.
+# Every target but clean and dist makes .venv first where it is missing or out of date.
 PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH ?=
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
-FRESH_PIP := $(if $(TORCH),-m pip install --disable-pip-version-check --quiet "torch$(TORCH)",$(PIP))
+FRESH_PIP := $(if $(TORCH),-m pip install --disable-pip-version-check --quiet,$(PIP))
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or later: make PYTHON=python3.12")
 SOURCES := gradsurgery smartreg examples tests benchmarks docs
 DISTRIBUTIONS := gradsurgery smartreg examples/minbert_multitask
 
@@ -67,15 +68,17 @@ docs: $(READY)
 	$(BIN)/python -m docs.check_links build/docs
 
 # Wheels and sdists into dist/, then the library tests against the installed wheels, away from the checkout: with the
-# versions of constraints.txt, or with TORCH="==2.4.*" or TORCH=">=2.4" and what pip finds for it.
-dist: $(READY)
+# versions of constraints.txt, or with TORCH="==2.4.0" or TORCH=">=2.4" and what pip finds for it. Not from .venv: its
+# versions are not to be had for the oldest Python of the libraries.
+dist:
 	rm -rf dist build $(DISTRIBUTIONS:%=%/build)
-	for distribution in $(DISTRIBUTIONS); do $(BIN)/python -m build --outdir dist $$distribution >dist.log 2>&1 || { cat dist.log; exit 1; }; done
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python $(FRESH_PIP) build twine
+	for distribution in $(DISTRIBUTIONS); do build/tools/bin/python -m build --outdir dist $$distribution >dist.log 2>&1 || { cat dist.log; exit 1; }; done
 	rm -f dist.log
-	$(BIN)/python -m twine check --strict dist/*
-	rm -rf build/wheels
+	build/tools/bin/python -m twine check --strict dist/*
 	$(PYTHON) -m venv build/wheels
-	build/wheels/bin/python $(FRESH_PIP) dist/gradsurgery-*.whl dist/smartreg-*.whl --requirement requirements-test.txt
+	build/wheels/bin/python $(FRESH_PIP) "torch$(TORCH)" dist/gradsurgery-*.whl dist/smartreg-*.whl --requirement requirements-test.txt
 	build/wheels/bin/python $(FRESH_PIP) --no-deps --requirement requirements-nodeps.txt
 	cp -r tests setup.cfg build/wheels/ && cd build/wheels && bin/python -m pytest -o pythonpath=. -q tests/gradsurgery tests/smartreg tests/typing
 
@@ -83,7 +86,7 @@ clean:
 	rm -rf build dist $(DISTRIBUTIONS:%=%/build)
 
 $(READY): requirements-dev.txt requirements-test.txt requirements-nodeps.txt constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || { $(PYTHON) -c '$(NEW_ENOUGH)' && $(PYTHON) -m venv $(VENV); }
 	$(BIN)/python $(PIP) --requirement requirements-dev.txt
 	$(BIN)/python $(PIP) --no-deps --requirement requirements-nodeps.txt
 	touch $@

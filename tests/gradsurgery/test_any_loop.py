@@ -5,13 +5,14 @@ import functools
 import pickle
 
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn, optim
 
 from gradsurgery import GSE, PCGrad
 from tests.gradsurgery.loops import bit_equal, result
 from tests.gradsurgery.reference import algorithm1
+from tests.versions import adagrad_takes_a_group_later
 
 INNER = {
     "sgd": functools.partial(optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01),
@@ -147,6 +148,7 @@ class Loop:
 
 
 ACTIONS = sorted(name.removeprefix("do_") for name in vars(Loop) if name.startswith("do_"))
+ADAGRAD_GROWS = adagrad_takes_a_group_later()
 
 
 @given(
@@ -155,6 +157,7 @@ ACTIONS = sorted(name.removeprefix("do_") for name in vars(Loop) if name.startsw
     kind=st.sampled_from(sorted(WRAPPERS)),
 )
 def test_any_loop_of_one_task_is_that_of_the_bare_optimizer(actions, inner, kind):
+    assume(ADAGRAD_GROWS or inner != "adagrad" or "add_a_group" not in actions)
     wrapped, bare = (Loop(inner, kind, wrapped=wrapped) for wrapped in (True, False))
     for action in [*actions, "step"]:
         wrapped.do(action)

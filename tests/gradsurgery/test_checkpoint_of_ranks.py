@@ -10,7 +10,9 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from gradsurgery import GSE, GradVac, NashMTL, PCGrad
 from tests.gradsurgery import joined
+from tests.versions import needs_fully_shard
 
+pytestmark = needs_fully_shard
 METHODS = {
     "PCGrad": PCGrad,
     "GradVac": lambda inner, **options: GradVac(inner, beta=0.5, **options),

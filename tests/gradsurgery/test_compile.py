@@ -14,6 +14,13 @@ BACKENDS = ["aot_eager", pytest.param("inductor", marks=needs_a_compiler)]
 WRAPPERS = {"pcgrad": PCGrad, "gse": GSE}
 
 
+@pytest.fixture(autouse=True)
+def subnormals():
+    """Inductor of torch 2.4 links -ffast-math, by which the process flushes subnormals to zero."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 def network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))

@@ -10,8 +10,12 @@ from gradsurgery import PCGrad, diagnose, distributed
 from tests.gradsurgery import joined
 from tests.gradsurgery.joined import check, pcgrad, seed_of
 from tests.gradsurgery.test_every_method import METHODS
+from tests.versions import HAS_FULLY_SHARD
 
 WORLDS = [2, 4]
+WAYS = [(joined.ddp, "callables"), (joined.ddp, "tensors")]
+if HAS_FULLY_SHARD:
+    WAYS.append((joined.fsdp, "callables"))
 
 
 def sgd_around(name, module, seed):
@@ -23,7 +27,7 @@ def sgd_around(name, module, seed):
 def with_method(rank, world, name):
     data = joined.part_of(rank, world)
     results = []
-    for make, kind in [(joined.ddp, "callables"), (joined.ddp, "tensors"), (joined.fsdp, "callables")]:
+    for make, kind in WAYS:
         module = make()
         results.append(joined.train(module, sgd_around(name, module, seed_of(rank)), data, kind=kind))
     return results

@@ -17,7 +17,9 @@ from tests.gradsurgery import joined
 from tests.gradsurgery.joined import check, pcgrad, seed_of
 from tests.gradsurgery.reference import algorithm1
 from tests.gradsurgery.test_replicas import Messages, refused
+from tests.versions import needs_fully_shard
 
+pytestmark = needs_fully_shard
 WORLDS = [2, 4]
 
 

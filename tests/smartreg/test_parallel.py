@@ -4,16 +4,20 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smartreg import SMART, EmbeddingFunction, squared_error, symmetric_kl
 from smartreg.perturbation import Perturbation
+from tests.versions import HAS_FULLY_SHARD, needs_fully_shard
+
+if HAS_FULLY_SHARD:
+    from torch.distributed.fsdp import fully_shard
 
 STEPS, B, L, D, WORDS = 5, 8, 5, 6, 11
 WEIGHT = 5.0
 MODES = ("joint", "two phases", "two phases, detached", "lambda", "accumulated")
+SHARDED = pytest.param("fsdp", MODES, marks=needs_fully_shard)
 
 
 class Pairs(nn.Module):
@@ -148,7 +152,7 @@ def alone(mode):
 
 @pytest.mark.parametrize(
     ("kind", "modes"),
-    [("ddp", MODES), ("ddp, unused looked for", ("joint", "two phases")), ("fsdp", MODES)],
+    [("ddp", MODES), ("ddp, unused looked for", ("joint", "two phases")), SHARDED],
 )
 def test_ranks_get_what_one_process_gets_and_exchange_gradients_once_a_step(ranks, kind, modes):
     for result in ranks.run(on_ranks, 2, kind, modes, seconds=200):
@@ -219,6 +223,7 @@ def measured_in_shards(rank, world):
         return str(error), smart.diagnose(forward, embeddings).adversarial
 
 
+@needs_fully_shard
 def test_gradients_of_shards_are_not_compared_but_the_terms_are(ranks):
     for error, adversarial in ranks.run(measured_in_shards, 2):
         assert error.startswith("parameters must be whole, got a DTensor")
