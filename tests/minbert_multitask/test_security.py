@@ -15,6 +15,7 @@ from tests.minbert_multitask import places
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("gradsurgery", "smartreg", "examples/minbert_multitask")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
+ASKED_FOR = {"kernels.py": {"ctypes", "subprocess"}}  # SECURITY.md names the one call
 RUN_CODE = {"eval", "exec", "compile", "__import__"}
 MODULES_THAT_RUN_CODE = {
     "pickle",
@@ -87,7 +88,9 @@ def test_no_source_has_a_call_that_could_run_a_file(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-            assert not names & MODULES_THAT_RUN_CODE, f"{path.name}:{node.lineno}"
+            assert not names & MODULES_THAT_RUN_CODE - ASKED_FOR.get(path.name, set()), (
+                f"{path.name}:{node.lineno}"
+            )
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
