@@ -1,7 +1,7 @@
 /* Products and weighted sums of T rows of float32 that lie in many tensors, each row read from memory once.
 
-   A tensor has up to T rows, of which absent ones are null. Rows are taken in threes, whose products fit the
-   registers, and in blocks, which stay in cache while they meet the other rows. */
+   A tensor has up to T rows, of which absent ones are null. Rows are taken in threes or fours, whose products fit
+   the registers, and in blocks, which stay in cache while they meet the other rows. */
 
 #include <pthread.h>
 #include <stdint.h>

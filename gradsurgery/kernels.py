@@ -98,8 +98,8 @@ def combine(
 
 def _call(name: str, parameters: Sequence["Piece"], tasks: int, *rest: object) -> None:
     rows = _addresses([row for parameter in parameters for row in parameter])
-    present = [next(row for row in parameter if row is not None) for parameter in parameters]
-    sizes = (ctypes.c_int64 * len(parameters))(*[row.numel() for row in present])
+    lengths = [next(row.numel() for row in parameter if row is not None) for parameter in parameters]
+    sizes = (ctypes.c_int64 * len(lengths))(*lengths)
     threads = torch.get_num_threads()
     if getattr(_loaded[0], f"gradsurgery_{name}")(rows, sizes, len(parameters), tasks, threads, *rest):
         raise MemoryError(f"no memory for {threads} threads of the kernel: call torch.set_num_threads()")

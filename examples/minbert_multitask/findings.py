@@ -35,6 +35,10 @@ class Difference:
     high: float
     seeds: int
 
+    def interval(self) -> str:
+        """Returns the interval in words."""
+        return f"{self.low:+.3f} to {self.high:+.3f}" if math.isfinite(self.low) else "none of one seed"
+
 
 def difference(pairs: Sequence[tuple[Predictions, Predictions]], metric: str) -> Difference:
     """Returns how much higher the first of each pair scores than the second, each pair being of one seed.
@@ -132,12 +136,9 @@ def markdown(found: Sequence[Finding]) -> str:
         claim, measured = finding.claim, finding.difference
         compared = f"{claim.metric}: {claim.row} − {claim.reference}"
         whose = "" if claim.in_paper else " (ours)"
-        interval = "none of one seed"
-        if math.isfinite(measured.low):
-            interval = f"{measured.low:+.3f} to {measured.high:+.3f}"
         lines.append(
-            f"| {claim.text}{whose} | {compared} | {measured.value:+.3f} | {interval} | {measured.seeds} "
-            f"| {finding.verdict} |"
+            f"| {claim.text}{whose} | {compared} | {measured.value:+.3f} | {measured.interval()} "
+            f"| {measured.seeds} | {finding.verdict} |"
         )
     return "\n".join(lines)
 

@@ -1,6 +1,6 @@
 """The page of results: its tables are written from the records, between its markers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -61,10 +61,7 @@ def best_runs(results: Sequence[RunResult]) -> list[RunResult]:
     Rows are compared by the mean over seeds of their overall score on dev; a row's run is that of its best
     seed. Nothing of test decides.
     """
-    rows: dict[str, list[RunResult]] = {}
-    for run in results:
-        if run.epochs:
-            rows.setdefault(run.row, []).append(run)
+    rows = _by_row(run for run in results if run.epochs)
 
     def overall(run: RunResult) -> float:
         return run.dev.overall.value
@@ -72,6 +69,13 @@ def best_runs(results: Sequence[RunResult]) -> list[RunResult]:
     order = sorted(rows, key=lambda row: fmean(map(overall, rows[row])), reverse=True)
     chosen = [*order[:3], *(row for row in order[3:] if row == "best")]
     return [max(rows[row], key=overall) for row in chosen]
+
+
+def _by_row(results: Iterable[RunResult]) -> dict[str, list[RunResult]]:
+    rows: dict[str, list[RunResult]] = {}
+    for run in results:
+        rows.setdefault(run.row, []).append(run)
+    return rows
 
 
 def _state(results: Sequence[RunResult]) -> str:
@@ -96,9 +100,7 @@ def _cost(results: Sequence[RunResult]) -> str:
         "| row | runs | iterations | minutes a run | peak memory, GB |",
         "| :-- | --: | --: | --: | --: |",
     ]
-    rows: dict[str, list[RunResult]] = {}
-    for run in results:
-        rows.setdefault(run.row, []).append(run)
+    rows = _by_row(results)
     for row in sorted(rows, key=list(EXPERIMENTS).index):
         runs = rows[row]
         iterations = sum(epoch.iterations for epoch in runs[0].epochs)

@@ -67,11 +67,9 @@ def markdown(found: Sequence[TaskConflict]) -> str:
         "| :-- | --: | :-: | --: | :-: | :-- |",
     ]
     for each in found:
-        low, high = each.cosine.low, each.cosine.high
-        interval = f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "none of one seed"
         null = " and ".join(f"{value:+.3f}" for value in each.null)
         lines.append(
-            f"| {PAIRS[each.pair]} | {each.cosine.value:+.3f} | {interval} | {each.share:.0%} | {null} "
-            f"| {each.verdict} |"
+            f"| {PAIRS[each.pair]} | {each.cosine.value:+.3f} | {each.cosine.interval()} "
+            f"| {each.share:.0%} | {null} | {each.verdict} |"
         )
     return "\n".join(lines)
