@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from .end_to_end import BACKWARDS
 from .measure import RESULTS
@@ -19,6 +20,7 @@ from .tables import ranged, table
 README = Path(__file__).parent / "README.md"
 ROOT_README = README.parents[1] / "README.md"
 SMARTREG_README = README.parents[1] / "smartreg" / "README.md"
+ALONE: dict[str, Any] = {"color": "C0", "linestyle": ":"}
 KEPT = {"end_to_end.json": "as it is", "end_to_end-kept.json": "memory kept"}
 
 
@@ -225,14 +227,13 @@ def draw_projection(path: Path) -> None:
     for axes, run in zip(figure.subplots(-(-len(runs) // 2), 2, squeeze=False).flat, runs, strict=False):
         ratios = {name: row["ratio"] for name, row in run["rows"].items() if "ratio" in row and name != LIMIT}
         if CALLS in ratios:
-            axes.axvline(ratios.pop(CALLS)["median"], color="C0", linestyle=":", label=CALLS)
-            axes.legend(loc="upper right")
+            axes.axvline(ratios.pop(CALLS)["median"], **ALONE)
         rows = list(ratios.items())
         rows.sort(key=lambda item: -item[1]["median"])
         for k, (name, ratio) in enumerate(rows):
             axes.barh(k, ratio["median"], color="C0" if name in OURS else "0.7")
             axes.text(ratio["median"], k, f" {ratio['median']:.1f}", va="center")
-        axes.set_yticks(range(len(rows)), [fill(name, 28) for name, _ in rows])
+        axes.set_yticks(range(len(rows)), [fill(name, 40) for name, _ in rows], fontsize=9)
         axes.set_xscale("log")
         axes.axvline(1, color="black", linewidth=1)
         axes.set_xlim(right=5 * max(ratio["median"] for _, ratio in rows))
@@ -240,6 +241,7 @@ def draw_projection(path: Path) -> None:
         axes.set_xlabel("time, x the memory's limit")
     for axes in list(figure.axes)[len(runs) :]:
         axes.set_axis_off()
+    figure.legend([Line2D([], [], **ALONE)], [CALLS], loc="outside lower right")  # off the bars
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
