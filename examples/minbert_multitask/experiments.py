@@ -40,6 +40,7 @@ class Experiment:
         bregman_weight: μ, the weight of the Bregman proximal point's penalty; 0 for none.
         masked_lm: Whether the encoder first learns, as long, to guess hidden tokens of the train sentences.
         epoch_multiple: An epoch has this many times the schedule's iterations.
+        lr_decay: Whether the learning rate falls to 0 in a straight line, instead of being constant.
         group: The rows that it belongs to.
     """
 
@@ -55,6 +56,7 @@ class Experiment:
     bregman_weight: float = 0.0
     masked_lm: bool = False
     epoch_multiple: int = 1
+    lr_decay: bool = False
     group: Group = "paper"
 
 
@@ -183,12 +185,13 @@ _ROWS = (
     ),
     Experiment(
         name="best",
-        what="mean pooling, agreement features for qqp, a scaled cosine for sts, 3x",
+        what="mean pooling, agreement features for qqp, a scaled cosine for sts, 12x, lr that falls to 0",
         update="sum",
         similarity="cosine-scaled",
         paraphrase="agreement",
         pooling="mean",
-        epoch_multiple=3,
+        epoch_multiple=12,
+        lr_decay=True,
         group="beyond",
     ),
     Experiment(

@@ -24,7 +24,7 @@ class Settings:
         epochs: Number of epochs, each of which ends with an evaluation on dev.
         iterations: Iterations an epoch (a row may multiply them); each draws one batch of every task.
         batch_size: Examples a batch, for every task.
-        lr: AdamW's learning rate, constant.
+        lr: AdamW's learning rate, constant but in rows that let it fall.
         seed: Seed of the data order, the heads' weights, dropout and the surgery's order.
         device: ``"auto"`` is CUDA where there is one.
         precision: ``"bf16"`` runs the forward under autocast.

@@ -61,6 +61,7 @@ class Trainer:
         tokens: Mapping[tuple[str, str], TokenizedExamples],
         report: Callable[[int, str], None],
     ) -> None:
+        self.experiment = experiment
         self.settings = settings
         self.model = model
         self.tokens = tokens
@@ -69,6 +70,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, fused=True
         )
+        self._optimizer = optimizer
         self.updater = updates.build(experiment.update, optimizer, seed=settings.seed)
         if not isinstance(self.updater, updates.SurgeryUpdate):  # which averages by itself
             ranks.average_before_each_step(optimizer)
@@ -184,9 +186,13 @@ class Trainer:
         shares = {
             task: Share(batch, rank=ranks.rank(), world=ranks.world()) for task, batch in batches.items()
         }
+        done = self.epoch * self.iterations + self.iteration
+        total = self.settings.epochs * self.iterations
+        if self.experiment.lr_decay:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.settings.lr * (1 - done / total)
         self.updater.step({task: partial(loss_of, task, share) for task, share in shares.items()})
-        done = self.epoch * self.iterations + self.iteration + 1
-        self.task_loss.update(done / (self.settings.epochs * self.iterations))
+        self.task_loss.update((done + 1) / total)
         self._loss_sums += ranks.mean(torch.stack([first_losses[task].double() for task in TASKS]))
 
     def _calibrate(self) -> None:

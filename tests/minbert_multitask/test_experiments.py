@@ -15,6 +15,7 @@ from minbert_multitask.experiments import (
     Update,
     select,
 )
+from minbert_multitask.protocol import CLAIMS
 
 # The rows of the table: name, update, similarity head, pooling, SMART, iterations' multiple.
 PAPER = [
@@ -57,7 +58,7 @@ BEYOND = [
     ("agreement", "sum", "agreement", "cls", None, 1),
     ("joint-pairs", "sum", "joint", "cls", None, 1),
     ("masked-lm", "sum", "linear", "cls", None, 1),
-    ("best", "sum", "cosine-scaled", "mean", None, 3),
+    ("best", "sum", "cosine-scaled", "mean", None, 12),
     ("smart-bregman", "sum", "linear", "cls", "paper", 1),
     ("smart-gse-bregman", "gse", "linear", "cls", "paper", 1),
     ("smart-calibrated", "sum", "linear", "cls", "paper", 1),
@@ -83,6 +84,11 @@ def test_the_rows_with_another_paraphrase_head():
 
 def test_one_row_is_trained_on_masked_tokens_first():
     assert [name for name, row in EXPERIMENTS.items() if row.masked_lm] == ["masked-lm"]
+
+
+def test_the_learning_rate_falls_in_the_row_that_is_in_no_claim():
+    assert [name for name, row in EXPERIMENTS.items() if row.lr_decay] == ["best"]
+    assert not any("best" in (claim.row, claim.reference) for claim in CLAIMS)
 
 
 def test_the_rows_with_the_second_half_of_smart_and_with_an_epsilon_of_their_own():

@@ -29,6 +29,9 @@ PROSE = (Path(minbert_multitask.__file__).parent / "PROTOCOL.md").read_text(enco
 def test_the_protocol_says_in_prose_what_it_says_in_code():
     assert f"{SETTINGS.epochs} epochs of {SETTINGS.iterations} iterations" in PROSE
     assert f"3 epochs of {3 * SETTINGS.iterations}" in PROSE
+    best = EXPERIMENTS["best"]
+    assert best.lr_decay
+    assert f"3 epochs of {best.epoch_multiple * SETTINGS.iterations:,} iterations" in PROSE
     assert f"Batch {SETTINGS.batch_size} a task, AdamW with lr 1e-4, {SETTINGS.precision}" in PROSE
     assert SETTINGS.lr == 1e-4
     assert SETTINGS.packed

@@ -81,6 +81,26 @@ def test_three_times_the_iterations(small_inputs):
     assert epoch_iterations(EXPERIMENTS["zero-shot"], SMALL) == 0
 
 
+def test_a_learning_rate_that_falls_is_torchs_linear_one(small_inputs):
+    settings = replace(SMALL, probe_every=0, iterations=1)
+    trainer = train(new_trainer(small_inputs, "best", settings))
+    model = new_model(small_inputs, "best").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=24)
+    for epoch in range(2):
+        for iteration in range(12):
+            optimizer.zero_grad()
+            for task in TASKS:
+                batch = Batches(small_inputs.tokens[task, "train"], task=task, batch_size=4, seed=5)
+                batch = batch.at(epoch, iteration)
+                model.heads[task].loss(model(task, batch), batch.labels).backward()
+            optimizer.step()
+            decay.step()
+    for name, value in model.state_dict().items():
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -95,6 +115,7 @@ def test_three_times_the_iterations(small_inputs):
         "smart-library",
         "smart-gse-bregman",
         "smart-calibrated",
+        "best",
     ],
 )
 def test_from_any_checkpoint_on_the_end_is_the_same_to_the_last_bit(small_inputs, row):
