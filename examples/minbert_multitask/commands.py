@@ -16,6 +16,7 @@ from . import (
     smart_diagnosis,
     table,
 )
+from .comparable import UNITS
 from .data import SPLITS, load
 from .evaluate import METRICS, Predictions, score
 from .experiments import EXPERIMENTS, Experiment, select
@@ -44,8 +45,6 @@ DEMO = Settings(
 
 DIAGNOSED = ("weights", "layers", "batch_size", "seed", "device")
 """The settings that a diagnosis of SMART depends on."""
-
-_UNITS = {"sst": "accuracy", "qqp": "accuracy", "sts": "Pearson", "overall": "mean"}
 
 
 def list_rows(_: Namespace) -> None:
@@ -90,7 +89,7 @@ def evaluate_runs(options: Namespace) -> None:
             found = scores[metric]
             interval = f"[{found.low:.3f}, {found.high:.3f}]"
             flag = "  (a constant prediction)" if found.flagged else ""
-            print(f"  {metric:<8} {_UNITS[metric]:<9} {found.value:6.3f}  {interval}{flag}")
+            print(f"  {metric:<8} {UNITS[metric] or 'mean':<9} {found.value:6.3f}  {interval}{flag}")
 
 
 def predict_runs(options: Namespace) -> None:
@@ -184,10 +183,8 @@ def reproduce(options: Namespace) -> None:
 
 
 def print_findings(options: Namespace) -> None:
-    """Prints the verdict on every claim; writes them, and draws the figures, beside the records."""
-    found = records.load(options.records)
-    judged = findings.findings(found, load(options.data, splits=SPLITS))
-    findings.save(judged, options.records / "findings.json")
+    """Prints the verdict on every claim; writes and draws beside the records what follows from them."""
+    found, judged = reproduction.conclude(options.records, load(options.data, splits=SPLITS))
     _show_findings([record.result for record in found], judged, options)
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import findings, records
+from .best_runs import write_best_predictions
+from .data import Dataset
 from .experiments import Experiment
 from .findings import Finding
 from .inputs import DataSource, Inputs
@@ -12,7 +14,7 @@ from .parallel import run_all
 from .protocol import SEEDS, SETTINGS
 from .records import Record
 from .results import RunResult
-from .run_folder import RESULT, Job
+from .run_folder import PREDICTIONS, RESULT, Job
 from .settings import Settings
 
 
@@ -40,7 +42,7 @@ def reproduce(
         processes: How many runs at a time.
 
     Returns:
-        All records in the folder, and the verdicts on the claims, which are written beside them.
+        What :func:`conclude` returns of all records in the folder.
 
     Raises:
         ValueError: If the data, a record or a checkpoint is at fault.
@@ -65,7 +67,25 @@ def reproduce(
         Record.keep(job.folder, kept / job.folder.name, inputs.dataset)
 
     run_all(jobs, inputs, processes=processes, in_order=True, ended=keep)
+    return conclude(kept, inputs.dataset)
+
+
+def conclude(kept: Path, dataset: Dataset) -> tuple[list[Record], list[Finding]]:
+    """Writes beside the records what follows from them: the verdicts, and the best runs' predictions on test.
+
+    Args:
+        kept: Folder of the records.
+        dataset: Of their runs.
+
+    Returns:
+        All records, and the verdicts on the claims.
+
+    Raises:
+        ValueError: If there is no record, or one is at fault or of other data.
+        OSError: If something cannot be written.
+    """
     found = records.load(kept)
-    judged = findings.findings(found, inputs.dataset)
+    judged = findings.findings(found, dataset)
     findings.save(judged, kept / "findings.json")
+    write_best_predictions(found, dataset, kept / PREDICTIONS)
     return found, judged

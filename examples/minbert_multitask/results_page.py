@@ -1,14 +1,15 @@
 """The page of results: its tables are written from the records, between its markers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 from . import findings, protocol, table, task_conflicts
+from .best_runs import best_runs
 from .experiments import EXPERIMENTS
 from .files import write_atomically
 from .findings import Finding
-from .results import RunResult
+from .results import RunResult, by_row
 
 
 def sections(results: Sequence[RunResult], judged: Sequence[Finding]) -> dict[str, str]:
@@ -55,29 +56,6 @@ def write(path: Path, tables: dict[str, str]) -> None:
     write_atomically(path, fill(path.read_text(encoding="utf-8"), tables))
 
 
-def best_runs(results: Sequence[RunResult]) -> list[RunResult]:
-    """Returns a run of each of the three best trained rows, and of ``best``.
-
-    Rows are compared by the mean over seeds of their overall score on dev; a row's run is that of its best
-    seed. Nothing of test decides.
-    """
-    rows = _by_row(run for run in results if run.epochs)
-
-    def overall(run: RunResult) -> float:
-        return run.dev.overall.value
-
-    order = sorted(rows, key=lambda row: fmean(map(overall, rows[row])), reverse=True)
-    chosen = [*order[:3], *(row for row in order[3:] if row == "best")]
-    return [max(rows[row], key=overall) for row in chosen]
-
-
-def _by_row(results: Iterable[RunResult]) -> dict[str, list[RunResult]]:
-    rows: dict[str, list[RunResult]] = {}
-    for run in results:
-        rows.setdefault(run.row, []).append(run)
-    return rows
-
-
 def _state(results: Sequence[RunResult]) -> str:
     """Returns how much of the protocol has been run."""
     rows = protocol.rows()
@@ -100,7 +78,7 @@ def _cost(results: Sequence[RunResult]) -> str:
         "| row | runs | iterations | minutes a run | peak memory, GB |",
         "| :-- | --: | --: | --: | --: |",
     ]
-    rows = _by_row(results)
+    rows = by_row(results)
     for row in sorted(rows, key=list(EXPERIMENTS).index):
         runs = rows[row]
         iterations = sum(epoch.iterations for epoch in runs[0].epochs)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from minbert_multitask import cli, findings, parallel, protocol, records, reproduction, results_page
+from minbert_multitask import cli, findings, parallel, protocol, records, reproduction
+from minbert_multitask.best_runs import best_runs
 from minbert_multitask.data import load
 from minbert_multitask.evaluate import METRICS, TaskPredictions
 from minbert_multitask.experiments import EXPERIMENTS, select
@@ -224,6 +225,23 @@ def test_one_command_runs_all_keeps_records_and_judges(run, tmp_path, small_inpu
     assert judged[0]["difference"]["seeds"] == 2
 
 
+def test_beside_the_records_lie_the_test_predictions_of_the_best_runs_and_of_no_others(run, tmp_path):
+    results = [record.result for record in run()]
+    chosen = {f"{best.row}-{best.seed}" for best in best_runs(results)}
+    assert len(chosen) == 3
+    folder = tmp_path / "kept" / "predictions"
+    others = {f"{result.row}-{result.seed}" for result in results} - chosen
+    for name in {"somebody's", *others}:
+        (folder / name).mkdir()
+    run()
+    assert {path.name for path in folder.iterdir()} == {"somebody's", *chosen}
+    for name in chosen:
+        theirs = (tmp_path / "runs" / name / "predictions").glob("*-test-*")
+        written = {path.name: path.read_bytes() for path in (folder / name).iterdir()}
+        assert len(written) == 3
+        assert written == {path.name: path.read_bytes() for path in theirs}
+
+
 def test_what_has_a_record_is_not_run_again_even_if_its_run_is_gone(run, tmp_path, monkeypatch):
     run(seeds=(1,))
     for path in sorted((tmp_path / "runs").rglob("*"), reverse=True):
@@ -316,7 +334,7 @@ def test_the_committed_findings_are_those_of_the_committed_records(real_data):
 
 def test_the_committed_predictions_are_of_the_best_runs(real_data, tmp_path):
     kept = {record.folder.name: record for record in records.load(COMMITTED)}
-    best = results_page.best_runs([record.result for record in kept.values()])
+    best = best_runs([record.result for record in kept.values()])
     chosen = {f"{run.row}-{run.seed}" for run in best}
     assert {path.name for path in (COMMITTED / "predictions").iterdir()} == chosen
     dataset = load(real_data)

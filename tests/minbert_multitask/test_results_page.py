@@ -1,4 +1,4 @@
-"""The page of results: its tables, its markers, whose predictions are kept, whether tasks conflict."""
+"""The page of results: its tables, its markers, whether tasks conflict."""
 
 from dataclasses import replace
 from statistics import fmean, stdev
@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from minbert_multitask import results_page, task_conflicts
-from minbert_multitask.evaluate import Score, Scores
 from minbert_multitask.experiments import EXPERIMENTS
 from minbert_multitask.findings import CONFIRMED, REFUTED, UNDECIDED
 from minbert_multitask.results import ConflictSample
@@ -43,30 +42,6 @@ def test_a_page_is_written_whole(tmp_path):
     path.write_text("# é\n<!-- cost -->\n<!-- end of cost -->\n", encoding="utf-8")
     results_page.write(path, {"cost": "| 1 |"})
     assert path.read_text(encoding="utf-8") == "# é\n<!-- cost -->\n| 1 |\n<!-- end of cost -->\n"
-
-
-def scored(row, overall, *, seed=1):
-    score = Score(overall, overall, overall)
-    return replace(run(row, seed=seed), dev=Scores(score, score, score, score))
-
-
-def test_predictions_are_those_of_the_best_three_rows_and_of_best():
-    runs = [
-        scored("gs", 0.9, seed=1),
-        scored("gs", 0.1, seed=2),  # the best run of a row that is not the best
-        scored("gse", 0.6, seed=1),
-        scored("gse", 0.7, seed=2),
-        scored("multitask", 0.6, seed=1),
-        scored("smart", 0.58, seed=1),
-        scored("best", 0.2, seed=1),
-        scored("best", 0.3, seed=2),
-        scored("zero-shot", 0.99, seed=1),  # untrained
-    ]
-    chosen = [(found.row, found.seed) for found in results_page.best_runs(runs)]
-    assert chosen == [("gse", 2), ("multitask", 1), ("smart", 1), ("best", 2)]
-    runs += [scored("best", 0.9, seed=3), scored("best", 0.9, seed=4), scored("best", 0.9, seed=5)]
-    chosen = [(found.row, found.seed) for found in results_page.best_runs(runs)]
-    assert chosen == [("gse", 2), ("best", 3), ("multitask", 1)]
 
 
 def test_the_cost_is_the_mean_time_and_the_highest_peak_of_a_rows_runs():
