@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .buffers import preserved_buffers
 from .divergences import OutputMask, Outputs, detach
+from .graphless import graphless
 from .inputs import Embeddings, Mask
 from .parallel import no_sync
 from .rng import RNGState
@@ -103,7 +104,7 @@ def backward(
         penalty = penalty_backward(outputs)
     else:
         with no_sync(forward):
-            with torch.no_grad(), preserved_buffers(forward):
+            with graphless(), preserved_buffers(forward):
                 first = detach(clean_forward(), requires_grad=True)
             penalty = penalty_backward(first)
         with before.replay():

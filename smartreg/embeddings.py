@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .buffers import preserved_buffers
+from .graphless import graphless
 from .inputs import Embeddings
 from .parallel import no_sync
 from .rng import RNGState
@@ -62,7 +62,7 @@ class EmbeddingFunction:
         self._seen = []
         before = RNGState.capture()
         try:
-            with torch.no_grad(), preserved_buffers(self.model), no_sync(self.model):
+            with graphless(), preserved_buffers(self.model), no_sync(self.model):
                 self.model(*args, **kwargs)
         except _Seen:
             pass

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import backward, calibration, diagnosis, presets
 from .buffers import preserved_buffers
 from .divergences import Divergences, OutputMask, Outputs, compare, detach, has_graph
+from .graphless import graphless
 from .inputs import Embeddings, Inputs, Mask
 from .parallel import no_sync
 from .perturbation import Noise, Norm, Scope
@@ -242,7 +243,7 @@ class SMART:
         with preserved_buffers(forward), no_sync(forward):
             steps = self.perturbation.num_steps
             if steps and inputs.autocasts():  # then so was clean, whose rounding would outweigh what δ does
-                with torch.no_grad(), inputs.full_precision(), _replay(rng):
+                with graphless(), inputs.full_precision(), _replay(rng):
                     clean = forward(inputs.pack())
 
             def gradient(deltas: list[Tensor]) -> list[Tensor]:

@@ -23,12 +23,12 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_backward.py::test_a_step_with_a_scaler_and_accumulation_is_that_of_the_joint_loss",
         ),
         (
-            "with torch.no_grad(), preserved_buffers(forward):",
+            "with graphless(), preserved_buffers(forward):",
             "with preserved_buffers(forward):",
             "test_backward.py::test_the_price_is_one_clean_forward_without_a_graph",
         ),
         (  # the clean forward's graph lives on beside that of the perturbed one
-            "with torch.no_grad(), preserved_buffers(forward):\n                first = detach(clean_",
+            "with graphless(), preserved_buffers(forward):\n                first = detach(clean_",
             "with preserved_buffers(forward):\n                first = detach(kept := clean_",
             "test_memory.py::test_smart_and_gse_on_three_tasks_take_the_activations_of_one_forward",
         ),
@@ -55,9 +55,21 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_embeddings.py::test_a_failing_forward_leaves_the_model_untouched",
         ),
         (
-            "torch.no_grad(), preserved_buffers(self.model), no_sync",
-            "torch.no_grad(), no_sync",
+            "graphless(), preserved_buffers(self.model), no_sync",
+            "graphless(), no_sync",
             "test_leftovers.py::test_binding_moves_neither_buffers_nor_the_random_state_when_the_model_raises",
+        ),
+    ],
+    "smartreg/graphless.py": [
+        (
+            "torch.set_autocast_cache_enabled(False)",
+            "pass",
+            "test_leftovers.py::test_no_weight_is_cast_for_later_by_a_pass_without_a_graph",
+        ),
+        (
+            "torch.set_autocast_cache_enabled(enabled)",
+            "pass",
+            "test_leftovers.py::test_no_weight_is_cast_for_later_by_a_pass_without_a_graph",
         ),
     ],
     "smartreg/buffers.py": [

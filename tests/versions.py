@@ -1,8 +1,11 @@
 """What the installed torch can do by itself, for tests of what the oldest promised torch lacks."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 HAS_FULLY_SHARD = TORCH >= (2, 6)
@@ -20,3 +23,8 @@ def adagrad_takes_a_group_later():
     except KeyError:
         return False
     return True
+
+
+def ddp_runs_batch_norm_twice():
+    """DDP of torch 2.4 broadcasts running statistics into those that the first forward's backward needs."""
+    return "_unsafe_preserve_version_counter" in inspect.getsource(DistributedDataParallel._sync_buffers)

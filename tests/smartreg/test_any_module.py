@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smartreg import SMART, EmbeddingFunction, symmetric_kl
+from tests.versions import ddp_runs_batch_norm_twice
 
 LABELS = torch.tensor([0, 2, 1, 0])
 WEIGHT = 5.0
@@ -190,14 +191,16 @@ def test_tied_embeddings_get_the_gradient_of_both_of_their_uses(kind):
 
 
 def test_an_encoder_and_a_decoder():
-    """T5's, whose two lookups and output layer are modules of their own with one table."""
+    """T5's, whose two lookups and output layer have one table."""
     torch.manual_seed(0)
     config = transformers.T5Config(
         vocab_size=20, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0
     )
     model = transformers.T5ForConditionalGeneration(config)
     ids, labels = torch.randint(1, 20, (3, 6)), torch.randint(1, 20, (3, 4))
-    forward, x = EmbeddingFunction(model, model.encoder.embed_tokens).bind(ids, labels=labels)
+    shared = model.encoder.embed_tokens is model.decoder.embed_tokens  # by transformers 4
+    bound = EmbeddingFunction(model, model.encoder.embed_tokens, calls=2 if shared else 1)
+    forward, x = bound.bind(ids, labels=labels)
     smart = SMART(divergence={"logits": symmetric_kl}, **STRONG)
     found = joint_and_low_memory(smart, model, forward, x, loss=lambda out: out.loss)
     assert_same(*found)
@@ -241,6 +244,8 @@ def test_wrapped_modules(kind, wrapper, request, ids, images):
         else (request.getfixturevalue("resnet"), images, "conv1")
     )
     plain = copy.deepcopy(model)
+    if kind == "resnet" and "data-parallel" in wrapper and not ddp_runs_batch_norm_twice():
+        pytest.skip("this torch's DDP changes running statistics that the joint form's backward needs")
     smart, results = SMART(**STRONG), []
     for each, called in ((plain, plain), (model, WRAPPERS[wrapper](model))):
         forward, x = EmbeddingFunction(called, each.get_submodule(place)).bind(batch)

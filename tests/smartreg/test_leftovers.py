@@ -1,5 +1,6 @@
 """What a call leaves behind: nothing, also when the forward raises."""
 
+import contextlib
 import copy
 import gc
 import weakref
@@ -132,3 +133,26 @@ def test_once_removed_it_keeps_no_model_alive(model, x):
         assert alive() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("call", ["bind", "backward"])
+def test_no_weight_is_cast_for_later_by_a_pass_without_a_graph(model, x, call, raises):
+    """Torch 2.4 gives such a cast, which has no graph, to the next forward under the same autocast."""
+    seen = []
+
+    def note(module, args):
+        seen.append((torch.is_grad_enabled(), torch.is_autocast_cache_enabled()))
+        if raises:
+            raise ZeroDivisionError
+
+    model.conv.register_forward_pre_hook(note)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ZeroDivisionError) if raises else contextlib.nullcontext():
+            if call == "bind":
+                EmbeddingFunction(model, model.conv).bind(x)
+            else:
+                SMART(epsilon=0.1, step_size=0.1).backward(model, x, loss, weight=1.0)
+        assert torch.is_autocast_cache_enabled()
+    assert (False, False) in seen
+    assert (False, True) not in seen
