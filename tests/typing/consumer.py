@@ -2,6 +2,8 @@
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import AdamW  # torch 2.4 says of torch.optim's own names that they are not exported
+from torch.optim.optimizer import Optimizer
 from typing_extensions import assert_type
 
 from gradsurgery import GSE, ConflictHistory, ConflictReport, Diagnosis, GradientSurgery, PCGrad, diagnose
@@ -24,12 +26,12 @@ class Halves(GradientSurgery):
         return torch.full_like(gramian.diagonal(), 0.5)
 
 
-inner = torch.optim.AdamW(model.parameters(), lr=1e-3)
+inner = AdamW(model.parameters(), lr=1e-3)
 optimizer = PCGrad(inner, reduction="mean", scope=model.parameters, task_weights={"a": 1.0, "b": 2.0})
 assert_type(optimizer.backward({"a": loss, "b": loss()}), dict[str, Tensor | None])
 assert_type(optimizer.conflicts, ConflictReport | None)
 scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)
-two: torch.optim.Optimizer = GSE(Halves(inner), second_update="reuse")
+two: Optimizer = GSE(Halves(inner), second_update="reuse")
 PCGrad(inner, reduction="median")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 history = ConflictHistory(max_points=10)
