@@ -22,6 +22,7 @@ def sections(results: Sequence[RunResult], judged: Sequence[Finding]) -> dict[st
     paper = [run for run in results if EXPERIMENTS[run.row].group == "paper"]
     return {
         "state": _state(results),
+        "verdicts": _verdicts(judged),
         "scores": table.markdown_table(results),
         "claims": findings.markdown(judged),
         "conflicts": task_conflicts.markdown(task_conflicts.task_conflicts(paper)),
@@ -62,6 +63,18 @@ def _state(results: Sequence[RunResult]) -> str:
     counts = {seed: len({run.row for run in results if run.seed == seed}) for seed in protocol.SEEDS}
     each = ", ".join(f"{count} rows of seed {seed}" for seed, count in counts.items())
     return f"{sum(counts.values())} of the protocol's {len(rows) * len(counts)} runs have ended: {each}."
+
+
+def _verdicts(judged: Sequence[Finding]) -> str:
+    """Returns how many claims are decided, and which."""
+    parts = []
+    for verdict in (findings.CONFIRMED, findings.REFUTED):
+        decided = [f"*{found.claim.text}*" for found in judged if found.verdict == verdict]
+        which = f" ({', '.join(decided)})" if decided else ""
+        parts.append(f"{verdict}: {len(decided)}{which}")
+    parts.append(f"{findings.UNDECIDED}: {sum(found.verdict == findings.UNDECIDED for found in judged)}")
+    parts.append(f"not yet run: {len(protocol.CLAIMS) - len(judged)}")
+    return f"Of the protocol's {len(protocol.CLAIMS)} claims, {'; '.join(parts)}."
 
 
 def _predicted(results: Sequence[RunResult]) -> str:

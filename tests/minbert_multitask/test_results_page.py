@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from minbert_multitask import results_page, task_conflicts
 from minbert_multitask.experiments import EXPERIMENTS
-from minbert_multitask.findings import CONFIRMED, REFUTED, UNDECIDED
+from minbert_multitask.findings import CONFIRMED, REFUTED, UNDECIDED, Difference, judge
+from minbert_multitask.protocol import CLAIMS
 from minbert_multitask.results import ConflictSample
 from scipy import stats
 
@@ -61,6 +62,17 @@ def test_the_page_says_how_much_has_been_run():
         f"3 of the protocol's {3 * len(EXPERIMENTS)} runs have ended: 2 rows of seed 11711"
     )
     assert state.endswith("0 rows of seed 11712, 1 rows of seed 11713.")
+
+
+def test_the_page_counts_the_verdicts_and_names_the_claims_that_are_decided():
+    wide, narrow = Difference(0.1, -1.0, 1.2, 2), Difference(0.1, 0.05, 0.15, 3)
+    judged = [judge(CLAIMS[0], narrow), judge(CLAIMS[1], narrow), judge(CLAIMS[2], wide)]
+    assert results_page.sections([run("gse")], judged)["verdicts"] == (
+        f"Of the protocol's {len(CLAIMS)} claims, confirmed: 1 (*GSE beats gradient surgery*); refuted: 1 "
+        f"(*multitask hurts*); cannot be told at this size: 1; not yet run: {len(CLAIMS) - 3}."
+    )
+    nothing = results_page.sections([run("gse")], [])["verdicts"]
+    assert "confirmed: 0; refuted: 0;" in nothing
 
 
 def sampled(row, seed, *cosines, null=0.25):
