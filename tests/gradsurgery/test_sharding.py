@@ -364,7 +364,7 @@ def errors(ranks):
         ("not all-reduced", r"set_requires_all_reduce\(False\)"),
         ("other mesh", r"got 4 ranks and a DTensor on a mesh of 2: pass process_group=mesh.get_group\(\)"),
         ("diagnosis", "must be whole, got some of fully_shard, .*: do this before fully_shard"),
-        ("partial", "to Partial is for internal use only"),
+        ("partial", r"to Partial is for internal use only|Can not redistribute from R to P\("),  # torch's own
         ("fsdp1 False", "got flattened ones of FullyShardedDataParallel: .*fully_shard"),
         ("fsdp1 True", "got flattened ones of FullyShardedDataParallel: .*fully_shard"),
     ],
