@@ -73,6 +73,9 @@ def test_the_page_of_results_says_in_short_what_the_tables_show(real_runs):
     halves = [(run.dev.overall.high - run.dev.overall.low) / 2 for run in real_runs]
     assert "Half a 95 % interval of a row's overall score is about .015 on this dev set" in text
     assert 0.0125 < median(halves) < 0.0175
+    best = next(run.dev for run in real_runs if (run.row, run.seed) == ("best", SEEDS[0]))
+    told = f"SST {best.sst.value:.3f}, QQP {best.qqp.value:.3f} and STS {best.sts.value:.3f} on dev with seed"
+    assert f"{told} {SEEDS[0]}; it was made for .50, .80 and .85" in text
     heads = ("cosine-embedding", "cosine-d", "cosine-2d+1", "gse")
     sts = {row: [run.dev.sts.value for run in real_runs if run.row == row] for row in heads}
     assert min(sts.pop("cosine-embedding")) > max(max(values) for values in sts.values()) + 0.2
