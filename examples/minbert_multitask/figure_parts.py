@@ -143,8 +143,9 @@ def bands(
 
 
 def count_axis(panel: Axes, *, label: bool = True) -> None:
-    """Makes a panel's horizontal axis one of iterations."""
-    panel.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS, integer=True))
+    """Makes a panel's horizontal axis, whose limits are set, one of iterations."""
+    ticks = 4 if panel.get_xlim()[1] < 1000 else 2  # longer numbers would run into one another
+    panel.xaxis.set_major_locator(MaxNLocator(ticks, steps=_STEPS, integer=True))
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     if label:
         panel.set_xlabel("iterations")

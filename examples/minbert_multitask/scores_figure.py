@@ -77,7 +77,7 @@ def _family_panel(
     panel: Axes, family: Family, trained: dict[str, tuple[RunResult, ...]], metric: str
 ) -> None:
     """Draws one metric of all rows, those of a family on top."""
-    for row in trained.keys() - family.looks.keys():
+    for row in [row for row in trained if row not in family.looks]:
         panel.plot(*history(trained[row], metric), color=LIGHT, linewidth=0.9, zorder=1.5, label=f"_{row}")
     end = 0.0
     for row, look in family.looks.items():

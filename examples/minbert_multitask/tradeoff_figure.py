@@ -70,7 +70,7 @@ def _draw(group: Comparable) -> Figure:
 
 def _family_panel(panel: Axes, family: Family, scores: dict[str, dict[str, Score]], metric: str) -> None:
     """Draws two tasks' scores of all rows, those of a family on top and with intervals."""
-    for row in scores.keys() - family.looks.keys():
+    for row in [row for row in scores if row not in family.looks]:
         other = Look(LIGHT, linestyle="").options()
         panel.plot(scores[row]["sst"].value, scores[row][metric].value, **other, label=f"_{row}")
     for row, look in family.looks.items():

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from unittest.mock import patch
 
 import matplotlib as mpl
@@ -49,9 +50,24 @@ def test_all_rows_give_files_of_a_size_to_be_read(tmp_path, epochs):
         assert 600 <= height <= 2200
 
 
-def test_equal_results_give_equal_files(tmp_path):
-    first, second = (draw([run()], tmp_path / name)[0].read_bytes() for name in "ab")
-    assert first == second
+def test_equal_results_give_equal_files_whatever_the_hashes_of_names(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from minbert_multitask.figures import draw; "
+        "from tests.minbert_multitask.made_up import run; "
+        "draw([run(row) for row in ('baseline', 'gs', 'gse', 'smart', 'best')], Path(sys.argv[1]))"
+    )
+    drawn = []
+    for seed in "12":
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        command = [sys.executable, "-c", code, str(tmp_path / seed)]
+        subprocess.run(command, env=environment, check=True)
+        drawn.append({path.name: path.read_bytes() for path in (tmp_path / seed).iterdir()})
+    assert drawn[0] == drawn[1]
+    assert {"scores.png", "tradeoff.png"} <= drawn[0].keys()
 
 
 def test_a_figure_with_nothing_to_draw_is_left_out(tmp_path):
@@ -150,6 +166,18 @@ def test_every_trained_row_is_drawn_in_its_family_and_its_line_is_its_history():
         assert set(constant[1]) == {CONSTANT[metric]}
         (untrained,) = lines(panel, "_untrained")
         assert set(untrained[1]) == {ALL[13].dev[metric].value}
+
+
+@pytest.mark.parametrize("iterations", [100, 755])
+def test_numbers_of_iterations_do_not_run_into_one_another(iterations):
+    runs = [run(row, iterations=iterations, probe_every=0) for row in ("gse", "best", "gse-3x")]
+    figure = figure_of(scores_figure, runs)
+    figure.canvas.draw()
+    for panel in panels(figure):
+        shown = [text for text in panel.get_xticklabels() if text.get_position()[0] <= panel.get_xlim()[1]]
+        boxes = [text.get_window_extent() for text in shown]
+        assert len(boxes) >= 2
+        assert all(left.x1 + 2 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_seeds_are_drawn_thin_and_their_mean_bold():
