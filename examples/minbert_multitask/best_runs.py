@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from .comparable import Comparable
 from .data import Dataset
 from .prediction_files import write_predictions
 from .records import Record
-from .results import RunResult, by_row
+from .results import RunResult
 
 
 def best_runs(results: Sequence[RunResult]) -> list[RunResult]:
@@ -17,7 +18,7 @@ def best_runs(results: Sequence[RunResult]) -> list[RunResult]:
     Rows are compared by the mean over seeds of their overall score on dev; a row's run is that of its best
     seed. Nothing of test decides.
     """
-    rows = by_row(run for run in results if run.epochs)
+    rows = Comparable(tuple(run for run in results if run.epochs)).rows
 
     def overall(run: RunResult) -> float:
         return run.dev.overall.value
@@ -27,26 +28,22 @@ def best_runs(results: Sequence[RunResult]) -> list[RunResult]:
     return [max(rows[row], key=overall) for row in chosen]
 
 
-def write_best_predictions(records: Sequence[Record], dataset: Dataset, folder: Path) -> list[Path]:
+def write_best_predictions(records: Sequence[Record], dataset: Dataset, folder: Path) -> None:
     """Writes the best runs' prediction files for test, and removes those of records no longer among them.
 
     Args:
         records: All runs.
         dataset: Of the runs.
-        folder: Gets a folder ``ROW-SEED`` for each.
-
-    Returns:
-        The folders.
+        folder: Gets a folder ``ROW-SEED`` for each of the best.
 
     Raises:
         ValueError: If a record is at fault, or of other data.
         OSError: If something cannot be written.
     """
-    kept = {record.folder.name: record for record in records}
-    chosen = [f"{run.row}-{run.seed}" for run in best_runs([record.result for record in records])]
-    for name in chosen:
-        write_predictions(kept[name].predictions("test", dataset), "test", folder / name)
-    for name in kept.keys() - set(chosen):
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-    return [folder / name for name in chosen]
+    best = best_runs([record.result for record in records])
+    for record in records:
+        own = folder / record.folder.name
+        if record.result in best:
+            write_predictions(record.predictions("test", dataset), "test", own)
+        elif own.is_dir():
+            shutil.rmtree(own)

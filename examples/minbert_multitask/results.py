@@ -194,14 +194,6 @@ def collect(path: str | Path) -> list[RunResult]:
     return [RunResult.load(file) for file in found]
 
 
-def by_row(results: Iterable[RunResult]) -> dict[str, list[RunResult]]:
-    """Returns the runs of each row."""
-    rows: dict[str, list[RunResult]] = {}
-    for run in results:
-        rows.setdefault(run.row, []).append(run)
-    return rows
-
-
 def write_summary(results: Sequence[RunResult], folder: str | Path) -> list[Path]:
     """Writes ``results.json``, the runs as they are, and ``results.csv``, a line a run.
 

@@ -6,10 +6,11 @@ from statistics import fmean
 
 from . import findings, protocol, table, task_conflicts
 from .best_runs import best_runs
+from .comparable import Comparable
 from .experiments import EXPERIMENTS
 from .files import write_atomically
 from .findings import Finding
-from .results import RunResult, by_row
+from .results import RunResult
 
 
 def sections(results: Sequence[RunResult], judged: Sequence[Finding]) -> dict[str, str]:
@@ -91,9 +92,7 @@ def _cost(results: Sequence[RunResult]) -> str:
         "| row | runs | iterations | minutes a run | peak memory, GB |",
         "| :-- | --: | --: | --: | --: |",
     ]
-    rows = by_row(results)
-    for row in sorted(rows, key=list(EXPERIMENTS).index):
-        runs = rows[row]
+    for row, runs in Comparable(tuple(results)).rows.items():
         iterations = sum(epoch.iterations for epoch in runs[0].epochs)
         minutes = fmean(run.seconds for run in runs) / 60
         peak = max(run.peak_memory_bytes for run in runs) / 1e9

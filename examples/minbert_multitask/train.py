@@ -70,7 +70,6 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, fused=True
         )
-        self._optimizer = optimizer
         self.updater = updates.build(experiment.update, optimizer, seed=settings.seed)
         if not isinstance(self.updater, updates.SurgeryUpdate):  # which averages by itself
             ranks.average_before_each_step(optimizer)
@@ -189,7 +188,7 @@ class Trainer:
         done = self.epoch * self.iterations + self.iteration
         total = self.settings.epochs * self.iterations
         if self.experiment.lr_decay:
-            for group in self._optimizer.param_groups:
+            for group in self.updater.optimizer.param_groups:
                 group["lr"] = self.settings.lr * (1 - done / total)
         self.updater.step({task: partial(loss_of, task, share) for task, share in shares.items()})
         self.task_loss.update((done + 1) / total)
