@@ -55,6 +55,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.projection --model minilm --tasks 8 --peers gradsurgery,torchjd,libmtl
 	$(BIN)/python -m benchmarks.end_to_end
 	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 $(BIN)/python -m benchmarks.end_to_end
+	$(BIN)/python -m benchmarks.added
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.minbert
 	$(BIN)/python -m benchmarks.smart

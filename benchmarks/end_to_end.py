@@ -25,6 +25,9 @@ from .peers import compiled_kernels
 
 MINILM = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 BACKWARDS = "the T backwards"
+SURGERY = "PCGrad.backward"
+UPDATE = "AdamW.step"
+COMPILED = ", compile_kernels()"
 
 
 class Encoder(nn.Module):
@@ -127,10 +130,6 @@ def costs(model: Encoder | Mlp, tasks: int, rounds: int) -> dict[str, Any]:
         surgery.zero_grad()
         surgery.backward(callables)
 
-    def operated_by_kernels() -> None:
-        with compiled_kernels():
-            operated()
-
     hooks = ProductsInHooks(parameters)
 
     def operated_in_hooks() -> None:
@@ -144,10 +143,10 @@ def costs(model: Encoder | Mlp, tasks: int, rounds: int) -> dict[str, Any]:
     steps = {
         BACKWARDS: backwards,
         "the sum's backwards": summed,
-        "PCGrad.backward": operated,
-        "PCGrad.backward, compile_kernels()": operated_by_kernels,
+        SURGERY: operated,
+        f"{SURGERY}{COMPILED}": compiled_kernels()(operated),
         "PCGrad, products in hooks": operated_in_hooks,
-        "AdamW.step": adam.step,
+        UPDATE: adam.step,
         "the sum and an update": sum_and_update,
         "PCGrad and an update": updated(surgery),
         "GSE, reuse, and two updates": updated(twice["reuse"]),

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import end_to_end, growth, measure, minbert, peers, projection, report, shapes, smart
+from benchmarks import added, end_to_end, growth, measure, minbert, peers, projection, report, shapes, smart
 from gradsurgery import vectors
 from tests.gradsurgery.counts import Launches
 
@@ -153,6 +153,7 @@ def test_the_scripts_write_what_the_report_reads(tmp_path, monkeypatch, capsys):
     small = ["--rows", "2", "--tokens", "8"]
     end_to_end.main(["--layers", "1", "--rounds", "1", *small, "--output", str(tmp_path)])
     (tmp_path / "end_to_end-kept.json").write_bytes((tmp_path / "end_to_end.json").read_bytes())
+    added.main(["--layers", "1", "--rounds", "1", *small, "--output", str(tmp_path)])
     minbert.main([*small, "--rounds", "1", "--output", str(tmp_path)])
     smart.main(["--layers", "1", "--models", "minilm", "--rounds", "1", *small, "--output", str(tmp_path)])
     monkeypatch.setattr(report, "RESULTS", tmp_path)

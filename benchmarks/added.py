@@ -1,0 +1,135 @@
+"""What surgery and updates add to a step's T backwards, with the gradients given.
+
+Whole steps (``end_to_end.py``) differ from round to round by more than is added. Here the gradients are made
+once and put back before each call, so that nothing else is timed but the T backwards, which stand for 1.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from minbert_multitask.bert import BertConfig
+from minbert_multitask.files import write_atomically
+from torch import Tensor, nn
+
+from gradsurgery import GSE, PCGrad
+
+from . import measure
+from .end_to_end import BACKWARDS, COMPILED, MINILM, SURGERY, UPDATE, Encoder
+from .peers import compiled_kernels
+from .projection import LIMIT, limit
+
+REUSE = "GSE, reuse, less its updates"
+
+
+class GivenGradients:
+    """The gradients of T tasks, made once and handed over as often as they are asked for.
+
+    Args:
+        parameters: What the gradients are of.
+        losses: One a task; each is back-propagated here.
+
+    Attributes:
+        callables: One a task, which fills ``.grad``.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], losses: Sequence[Callable[[], Tensor]]) -> None:
+        pairs = []
+        for loss in losses:
+            loss().backward()
+            pairs.append([(p, p.grad) for p in parameters if p.grad is not None])
+            for parameter in parameters:
+                parameter.grad = None
+        self.callables = [partial(self._hand_over, task) for task in pairs]
+        self._gradients = [gradient for task in pairs for _, gradient in task]
+        self._kept = [gradient.clone() for gradient in self._gradients]
+
+    def restore(self) -> None:
+        """Puts the gradients back where surgeries have written their sums."""
+        torch._foreach_copy_(self._gradients, self._kept)
+
+    @staticmethod
+    def _hand_over(task: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+        for parameter, gradient in task:
+            parameter.grad = gradient
+
+
+class Idle(torch.optim.Optimizer):
+    """An optimizer that updates nothing, so that what a step does beside its updates can be timed."""
+
+    def step(self, closure: Any = None) -> None:
+        """Does nothing."""
+
+
+def costs(model: Encoder, tasks: int, rounds: int) -> dict[str, Any]:
+    """Returns the times of the T backwards and of what a step adds to them, with the ratios to them."""
+    parameters = list(model.parameters())
+    losses = [lambda k=k: model.loss(k) for k in range(tasks)]
+    given = GivenGradients(parameters, losses)
+    adam = torch.optim.AdamW(parameters, lr=1e-6)
+    once, twice = (method(Idle(parameters, {})) for method in (PCGrad, partial(GSE, second_update="reuse")))
+
+    def backwards() -> None:
+        for loss in losses:
+            model.zero_grad()
+            loss().backward()
+
+    def operated() -> None:
+        once.backward(given.callables)
+
+    def operated_for_two() -> None:
+        twice.backward(given.callables)
+        twice.step()
+
+    def with_gradients(run: Callable[[], object]) -> Callable[[], object]:
+        model.zero_grad()
+        given.restore()
+        return run
+
+    def with_their_sum(run: Callable[[], object]) -> Callable[[], object]:
+        with_gradients(operated)()
+        return run
+
+    read_and_written = limit(torch.randn(tasks, sum(p.numel() for p in parameters)))
+    entries: dict[str, measure.Preparation] = {
+        BACKWARDS: lambda: backwards,
+        LIMIT: lambda: read_and_written,
+        UPDATE: lambda: with_their_sum(adam.step),
+    }
+    for name, run in {SURGERY: operated, REUSE: operated_for_two}.items():
+        entries[name] = partial(with_gradients, run)
+        entries[f"{name}{COMPILED}"] = partial(with_gradients, compiled_kernels()(run))
+    return measure.in_rounds(entries, reference=BACKWARDS, device=torch.device("cpu"), rounds=rounds)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.added", description=__doc__)
+    parser.add_argument("--tasks", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=8, help="in a task's batch")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=MINILM.num_hidden_layers)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = BertConfig(**{**vars(MINILM), "num_hidden_layers": options.layers})
+    encoder = Encoder(config, options.tasks, options.rows, options.tokens)
+    rows = costs(encoder, options.tasks, options.rounds)
+    found = {
+        "batch": {"tasks": options.tasks, "rows": options.rows, "tokens": options.tokens},
+        "encoder": {"layers": options.layers, "width": config.hidden_size},
+        "rows": rows,
+        "measured_with": measure.facts(),
+    }
+    write_atomically(options.output / "added.json", json.dumps(found, indent=2) + "\n")
+    for name, row in rows.items():
+        print(f"{name:48s}{row['cpu_ms']['median']:10.2f} ms {row['ratio']['median']:8.4f}")
+
+
+if __name__ == "__main__":
+    main()
