@@ -28,7 +28,8 @@ class UncertaintyWeighting(nn.Module):
         tasks: The tasks' names.
 
     Attributes:
-        log_variances: One s a task, in the order of the names.
+        log_variances: One s a task, in the order of the names. A state_dict has them by place: it belongs to
+            the same names in the same order.
 
     Raises:
         ValueError: If there is no task.

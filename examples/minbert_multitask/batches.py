@@ -1,6 +1,7 @@
 """Batches of tokenised examples: endless and reproducible for training, sorted by length for evaluation."""
 
 import hashlib
+import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -64,13 +65,19 @@ class Batch:
 
         Args:
             padding: The token id that fills a row up.
-            longest: Tokens a row; what a pair has beyond is cut off at its end.
+            longest: Tokens a row; what a pair has beyond is cut off at its end, which a warning tells.
         """
         assert self.input_ids2 is not None
         assert self.attention_mask2 is not None
         firsts = [row[real.bool()] for row, real in zip(self.input_ids, self.attention_mask, strict=True)]
         seconds = [row[real.bool()] for row, real in zip(self.input_ids2, self.attention_mask2, strict=True)]
-        rows = [torch.cat([a, b[1:]])[:longest] for a, b in zip(firsts, seconds, strict=True)]
+        rows = [torch.cat([a, b[1:]]) for a, b in zip(firsts, seconds, strict=True)]
+        if truncated := sum(len(row) > longest for row in rows):
+            warnings.warn(
+                f"{truncated} of {len(rows)} pairs exceed {longest} tokens in one row and were truncated",
+                stacklevel=2,
+            )
+        rows = [row[:longest] for row in rows]
         types = [torch.arange(len(row)) >= len(a) for row, a in zip(rows, firsts, strict=True)]
         length = max(*map(len, rows), min(self.least_length, longest))
 

@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .comparable import LABELS, Comparable
-from .figure_parts import BLACK, CONSTANT, GREEN, GREY, VERMILION, Look, key, new_figure, styled
+from .figure_parts import CONSTANT, GREEN, GREY, OF_PAPER, VERMILION, Look, key, new_figure, styled
 from .findings import CONFIRMED, REFUTED, UNDECIDED, Finding
 from .protocol import Claim
 from .table import PAPER, differences_from_paper
 
 _LOOKS = {CONFIRMED: Look(GREEN), REFUTED: Look(VERMILION), UNDECIDED: Look(GREY, filled=False)}
-_PAPER: dict[str, Any] = {"color": BLACK, "marker": "x", "linestyle": "", "markeredgewidth": 1.2}
 _LINE = 0.22  # inches
 
 
@@ -63,7 +61,7 @@ def _draw(group: Comparable, shown: Sequence[Finding]) -> Figure:
         panel.plot(ends, [at, at], color=look.color, alpha=0.6, label=f"_{claim.text}")
         panel.plot([claim.sign * found.value], [at], **look.options(), label=claim.text)
         if (papers := paper_difference(claim)) is not None:
-            panel.plot([claim.sign * papers], [at], **_PAPER, label=f"_paper's {claim.text}")
+            panel.plot([claim.sign * papers], [at], **OF_PAPER, label=f"_paper's {claim.text}")
     labels = [f"{finding.claim.text} ({LABELS[finding.claim.metric]})" for finding in shown]
     panel.set_yticks(range(len(shown)), labels)
     for label, finding in zip(panel.get_yticklabels(), shown, strict=True):
@@ -73,6 +71,6 @@ def _draw(group: Comparable, shown: Sequence[Finding]) -> Figure:
     panel.grid(visible=False, axis="y")
     panel.set_xlabel("difference in the claimed direction; bold: claims of the paper")
     verdicts = [Line2D([], [], **look.options(), label=verdict) for verdict, look in _LOOKS.items()]
-    handles = [*verdicts, Line2D([], [], **_PAPER, label="the paper's")]
+    handles = [*verdicts, Line2D([], [], **OF_PAPER, label="the paper's")]
     key(below, below.add_gridspec()[0], handles, columns=len(handles))
     return figure

@@ -77,6 +77,13 @@ class Look:
 
 CONSTANT: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.2}
 UNTRAINED: dict[str, Any] = {"color": GREY, "linestyle": (0, (6, 3)), "linewidth": 1.2}
+OF_PAPER: dict[str, Any] = {
+    "color": BLACK,
+    "marker": "x",
+    "linestyle": "",
+    "markersize": 5,
+    "markeredgewidth": 1.2,
+}
 
 
 def new_figure(group: Comparable, title: str, *, height: float, caption: str) -> Figure:

@@ -11,10 +11,10 @@ from .comparable import Comparable
 from .evaluate import METRICS
 from .families import families
 from .figure_parts import (
-    BLACK,
     CONSTANT,
     GREY,
     HEADINGS,
+    OF_PAPER,
     UNTRAINED,
     Look,
     key,
@@ -26,13 +26,6 @@ from .intervals import mean_score
 from .table import PAPER, differences_from_paper
 
 _UNTRAINED = Look(GREY, linestyle="")
-_PAPER: dict[str, Any] = {
-    "color": BLACK,
-    "marker": "x",
-    "linestyle": "",
-    "markersize": 5,
-    "markeredgewidth": 1.2,
-}
 _SEED: dict[str, Any] = {
     "color": GREY,
     "marker": "|",
@@ -65,7 +58,7 @@ def rows_figure(group: Comparable) -> Figure:
             if look is _UNTRAINED:
                 panel.axvline(mean.value, **UNTRAINED, label="_untrained")
             if paper := PAPER.get(row):
-                panel.plot([paper[metric]], [at], **_PAPER, label=f"_paper's {row}")
+                panel.plot([paper[metric]], [at], **OF_PAPER, label=f"_paper's {row}")
         panel.set_title(heading)
         panel.tick_params(length=0, labelleft=not across)
         panel.grid(visible=False, axis="y")
@@ -102,7 +95,7 @@ def _key(group: Comparable) -> list[Line2D]:
     if several:
         found.append(Line2D([], [], **_SEED, label="a seed"))
     if any(PAPER.get(row) for row in group.rows):
-        found.append(Line2D([], [], **_PAPER, label="the paper's"))
+        found.append(Line2D([], [], **OF_PAPER, label="the paper's"))
     found.append(Line2D([], [], **CONSTANT, label="constant prediction"))
     untrained = [row for row, runs in group.rows.items() if not runs[0].epochs]
     return [*found, *(Line2D([], [], **UNTRAINED, label=row) for row in untrained)]

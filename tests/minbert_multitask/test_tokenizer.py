@@ -66,6 +66,19 @@ def test_any_pair_in_one_row_gets_transformers_tokens_and_types(first, second):
     assert types.tolist() == expected["token_type_ids"]
 
 
+def test_a_pair_too_long_for_one_row_loses_its_end_and_a_warning_tells():
+    examples = [data.Example(str(k), "a b a", "b " * k, None) for k in (1, 9, 8)]
+    batch = TokenizedExamples(examples, ours()).collate([0, 1, 2])
+    with pytest.warns(UserWarning, match="^2 of 3 pairs exceed 12 tokens in one row and were truncated$"):
+        row, types = batch.joined(padding=0, longest=12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole, whole_types = batch.joined(padding=0, longest=15)
+    assert row.input_ids.shape == (3, 12)
+    assert torch.equal(row.input_ids, whole.input_ids[:, :12])
+    assert torch.equal(types, whole_types[:, :12])
+
+
 @pytest.mark.parametrize("task", ["sst", "qqp", "sts"])
 def test_the_whole_train_data_gets_transformers_tokens(real_data, task):
     with warnings.catch_warnings():
