@@ -47,16 +47,20 @@ class NashMTL(GradientSurgery):
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Returns the weights, all positive except where no direction is good for every task."""
+        if len(self.tasks) == 1:
+            return torch.ones_like(gramian[0])
         solution, uses = self._solutions.get(self.part, {}), self._uses.get(self.part, 0)
         if uses % self.update_every == 0 or not solution.keys() >= set(self.tasks):
             weights = nash_weights(gramian)
             if not weights.isfinite().all():  # to be solved again, once the gradients are finite
                 return weights
-            self._solutions[self.part] = dict(zip(self.tasks, weights.tolist(), strict=True))
+            solved = zip(self.tasks, weights.tolist(), gramian.diagonal().tolist(), strict=True)
+            self._solutions[self.part] = {task: weight for task, weight, square in solved if square}
             self._uses[self.part] = 1
             return weights
         self._uses[self.part] = uses + 1
-        weights = torch.tensor([solution[task] for task in self.tasks], dtype=gramian.dtype)
+        held = [solution[task] for task in self.tasks]
+        weights = torch.tensor(held, dtype=gramian.dtype, device="cpu")
         return weights.to(gramian.device, non_blocking=True)
 
     def method_state(self) -> dict[str, Any]:
@@ -79,7 +83,8 @@ def _bargain(cosines: Tensor, lengths: Tensor) -> Tensor:
     b = _newton(cosines)
     if b.max() > _LARGEST:
         # Weights that cancel each other have no end; what they add up to does.
-        b = vectors @ (vectors.T @ _newton(cosines + _RIDGE * torch.eye(len(cosines), dtype=cosines.dtype)))
+        ridge = _RIDGE * torch.eye(len(cosines), dtype=cosines.dtype, device=cosines.device)
+        b = vectors @ (vectors.T @ _newton(cosines + ridge))
     return lengths.square().mean().sqrt() * b / lengths
 
 
@@ -89,7 +94,7 @@ def _newton(C: Tensor) -> Tensor:
     It minimises ``½ bᵀCb - Σ log b``, which is self-concordant: damped steps never leave b > 0.
     """
     b = torch.ones_like(C[0])
-    identity = torch.eye(len(C), dtype=C.dtype)
+    identity = torch.eye(len(C), dtype=C.dtype, device=C.device)
     for _ in range(200):
         residual = 1 - b * (C @ b)
         step = torch.linalg.solve(b.unsqueeze(1) * C * b + identity, residual)

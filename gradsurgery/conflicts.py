@@ -122,7 +122,7 @@ def report_on(
 
     def joined(found: Sequence[Tensor], used: Sequence[Tensor]) -> ConflictReport:
         if not found:
-            none = torch.zeros(0, len(tasks), dtype=torch.float64)
+            none = torch.zeros(0, len(tasks), dtype=torch.float64, device="cpu")
             return ConflictReport(tasks, none.T @ none, none)
         device = found[0].device
         rows = torch.stack([w.to(device) for w in used])

@@ -53,5 +53,7 @@ class RLW(GradientSurgery):
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Returns the weights, all positive, whose sum is T."""
-        drawn = torch.randn(len(gramian), generator=self.generator, dtype=torch.float64).softmax(0)
+        drawn = torch.randn(
+            len(gramian), generator=self.generator, dtype=torch.float64, device="cpu"
+        ).softmax(0)
         return (len(gramian) * drawn).to(gramian.device, non_blocking=True)

@@ -77,7 +77,7 @@ def take(parameters: Sequence["Piece"], tasks: int) -> bool:
 
 def gramian(parameters: Sequence["Piece"], tasks: int) -> Tensor:
     """Returns the rows' inner products ``(T, T)``, in float64."""
-    lower = torch.zeros(tasks, tasks, dtype=torch.float64)
+    lower = torch.zeros(tasks, tasks, dtype=torch.float64, device="cpu")
     _call("gramian", parameters, tasks, lower.data_ptr())
     return lower + lower.tril(-1).T
 
@@ -92,7 +92,7 @@ def combine(
         weights: One vector or two, T numbers each.
         targets: Where the sums go: a tensor for each parameter and vector, the parameter's together.
     """
-    factors = torch.tensor(weights, dtype=torch.float32)
+    factors = torch.tensor(weights, dtype=torch.float32, device="cpu")
     _call("combine", parameters, factors.shape[1], factors.data_ptr(), _addresses(targets), len(weights))
 
 

@@ -101,7 +101,7 @@ def _worst_off_most(cosines: Tensor, lengths: Tensor, c: float) -> Tensor:
     units = factor(cosines)
     gradients = units * lengths
     # What is added may not count on gradients that cancel each other but for their rounding.
-    stiff = torch.cat([units, _RIDGE**0.5 * torch.eye(len(lengths), dtype=units.dtype)])
+    stiff = torch.cat([units, _RIDGE**0.5 * torch.eye(len(lengths), dtype=units.dtype, device=units.device)])
     mean = gradients.mean(1)
     radius = c * torch.linalg.vector_norm(mean)
     multipliers = torch.zeros_like(lengths)

@@ -237,7 +237,7 @@ class GradientSurgery(OptimizerWrapper):
         gradients, self._gradients = self._gradients, TaskGradients()
         self.tasks = tuple(gradients.rows)
         share = 1 / len(self.tasks) if self.reduction == "mean" else 1.0
-        scale = torch.tensor(factors(self.task_weights, self.tasks), dtype=torch.float64)
+        scale = torch.tensor(factors(self.task_weights, self.tasks), dtype=torch.float64, device="cpu")
         reached = gradients.reached(self._parameters())
         members = in_scope(self.scope, reached, self._parameters())
         own = list(reached.keys() - set(members))
@@ -270,7 +270,8 @@ class GradientSurgery(OptimizerWrapper):
                 f"{type(self).__name__}.weights must return shape {tuple(gramian.shape[:1])}, got"
                 f" {tuple(weights.shape)}: return one weight a task"
             )
-        return weights
+        # Zeros have no part in the sum, and are not to be multiplied by what a method makes of their length.
+        return weights.where(weights.isfinite() | (gramian.diagonal() != 0), 1.0)
 
     def _own_state(self) -> StateDict:
         state: StateDict = {"generator": self.generator.get_state(), "method": self.method_state()}

@@ -63,7 +63,7 @@ class GradVac(GradientSurgery):
         names = (*known, *(task for task in self.tasks if task not in known))
         new = len(names) - len(known)
         averages = pad(averages.to(gramian.device), (0, new, 0, new))
-        index = torch.tensor([names.index(task) for task in self.tasks])
+        index = torch.tensor([names.index(task) for task in self.tasks], device="cpu")
         index = index.to(gramian.device, non_blocking=True)
         weights, goals = gradvac_weights(
             gramian,
@@ -85,8 +85,8 @@ class GradVac(GradientSurgery):
 
 def random_order(tasks: int, generator: torch.Generator) -> Tensor:
     """Returns for each task the others in a random order, ``(T, T - 1)``."""
-    shuffled = torch.rand(tasks, max(tasks - 1, 0), generator=generator).argsort(dim=1)
-    return shuffled + (shuffled >= torch.arange(tasks).unsqueeze(1))
+    shuffled = torch.rand(tasks, max(tasks - 1, 0), generator=generator, device="cpu").argsort(dim=1)
+    return shuffled + (shuffled >= torch.arange(tasks, device="cpu").unsqueeze(1))
 
 
 def pcgrad_weights(gramian: Tensor, order: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _pcgrad_weights_by_numbers(gramian: Tensor, order: Tensor) -> Tensor:
             if G[j][j] != 0 and not product >= 0:  # true of one that is not a number
                 c[j] -= product / G[j][j]
         total = list(map(add, total, c))
-    return torch.tensor(total, dtype=gramian.dtype)
+    return torch.tensor(total, dtype=gramian.dtype, device="cpu")
 
 
 def gradvac_weights(gramian: Tensor, order: Tensor, goals: Tensor, beta: float) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,8 @@ def differentiate(
         The loss, detached; None if a callable returned None.
 
     Raises:
-        ValueError: If the loss is not one number with a graph, or not finite.
+        ValueError: If the loss is not one number with a graph, or not finite; or, without hooks, if a
+            reentrant checkpoint is in its graph.
         RuntimeError: If a backward has freed its graph already.
     """
     with _graphs_explained(name, task):
@@ -97,6 +98,7 @@ def differentiate(
             return None
         _check_loss(name, loss, finite=finite)
         if isinstance(task, Tensor) and not hooks:
+            _refuse_reentrant_checkpoint(name, loss)
             reachable = [p for p in parameters if p.requires_grad]
             gradients = torch.autograd.grad(loss, reachable, retain_graph=retain_graph, allow_unused=True)
             for parameter, gradient in zip(reachable, gradients, strict=True):
@@ -162,6 +164,23 @@ def _check_loss(name: str, loss: object, *, finite: bool) -> None:
             f"the loss of task {name!r} must be finite, got {loss.item()}: look into its forward, or take"
             " nonfinite='pass' to let a GradScaler skip the step"
         )
+
+
+def _refuse_reentrant_checkpoint(name: str, loss: Tensor) -> None:
+    """Refuses what would be left out: what such a checkpoint calls shows in no graph but its own."""
+    nodes = [loss.grad_fn]
+    seen = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            raise ValueError(
+                f"the loss of task {name!r} must have no reentrant checkpoint in its graph, got one, whose"
+                " gradients only a backward into .grad finds: pass use_reentrant=False to checkpoint()"
+            )
+        nodes += [following for following, _ in node.next_functions]
 
 
 @contextmanager

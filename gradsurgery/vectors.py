@@ -138,10 +138,10 @@ def _native_products(parameters: Sequence[Piece], tasks: int) -> Tensor:
         for slab in _slabs(small, most):
             dtype = first(slab[0]).dtype
             if dtype not in buffers:
-                buffers[dtype] = torch.empty(tasks * size, dtype=dtype)
+                buffers[dtype] = torch.empty(tasks * size, dtype=dtype, device="cpu")
             rows = _gather(slab, multiple=_ALIGNED, buffer=buffers[dtype])
             _add(lower, range(tasks), _matrix_products(rows))
-    total = torch.tensor(lower, dtype=torch.float64).tril()
+    total = torch.tensor(lower, dtype=torch.float64, device="cpu").tril()
     return total + total.tril(-1).T
 
 

@@ -98,7 +98,7 @@ class Perturbation:
         """How far from x the search ends, about."""
         if not self.project:
             return 1.0
-        return self.epsilon if self.epsilon < math.inf else self.noise_std
+        return self.epsilon if self.epsilon < math.inf else self.noise_std + self.num_steps * self.step_size
 
     def refuse_below_spacing(self, inputs: Inputs) -> None:
         """Refuses embeddings in whose precision the perturbation, or what the search starts from, is lost.

@@ -101,6 +101,22 @@ def test_a_solution_is_used_as_often_as_asked_by_name():
     torch.testing.assert_close(solved(optimizer, parameters, ROWS), first)  # c has no weight: solved at once
 
 
+def test_one_task_keeps_its_gradient_between_two_solutions():
+    parameters = parameters_like(ROWS[0])
+    optimizer = NashMTL(torch.optim.SGD(parameters, lr=1.0), update_every=3)
+    solved(optimizer, parameters, ROWS)
+    assert torch.equal(solved(optimizer, parameters, ROWS[:1], "a"), torch.ones(1, dtype=torch.float64))
+    assert torch.equal(parameters[0].grad, ROWS[0].to(parameters[0]))
+
+
+def test_a_task_that_was_left_out_of_a_solution_has_it_solved_again():
+    """As the first gradients of an encoder below a head that begins at zero."""
+    parameters = parameters_like(ROWS[0])
+    optimizer = NashMTL(torch.optim.SGD(parameters, lr=1.0), update_every=3)
+    solved(optimizer, parameters, ROWS * torch.tensor([1, 0, 1]).unsqueeze(1))
+    torch.testing.assert_close(solved(optimizer, parameters, ROWS), nash_weights(ROWS @ ROWS.T))
+
+
 def test_each_part_has_its_own_solution():
     parameters = parameters_like(ROWS[0], [1, 2])
     optimizer = NashMTL(torch.optim.SGD(parameters, lr=1.0), update_every=2, granularity="parameter")

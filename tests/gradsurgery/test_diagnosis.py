@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from gradsurgery import diagnose
 from gradsurgery.diagnosis import t_quantile
@@ -36,6 +37,26 @@ def test_the_intervals_hold_the_truth_as_often_as_they_say(cosine):
         found.append(interval.low <= cosine <= interval.high)
     # 0.9 ± 4 standard errors of 120 draws: a factor of two in the width would show.
     assert abs(sum(found) / len(found) - 0.9) < 0.11
+
+
+def checkpointed(use_reentrant):
+    """Two tasks that conflict below a checkpoint, and agree above it."""
+    below, above = (nn.Linear(1, 1, bias=False) for _ in "ab")
+    for layer in (below, above):
+        nn.init.ones_(layer.weight)
+
+    def loss(sign):
+        x = (1 + 0.1 * torch.randn(8, 1)).requires_grad_()
+        hidden = checkpoint(below, x, use_reentrant=use_reentrant)
+        return (sign * 3 * hidden + above(hidden.detach())).mean()
+
+    return {"a": lambda: loss(1.0), "b": lambda: loss(-1.0)}, [below.weight, above.weight]
+
+
+def test_what_lies_below_a_checkpoint_is_seen_or_refused():
+    assert diagnose(*checkpointed(use_reentrant=False)).conflict
+    with pytest.raises(ValueError, match="the loss of task 'a' must have no reentrant checkpoint"):
+        diagnose(*checkpointed(use_reentrant=True))
 
 
 def test_the_batches_noise_is_taken_out_of_the_cosine():

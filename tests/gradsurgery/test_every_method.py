@@ -110,6 +110,44 @@ def test_one_task_keeps_its_gradient(name, seed, exponent, mean):
 
 
 @every_method
+def test_the_default_device_does_not_matter(name):
+    """On the meta device, where nothing has a value, whatever is not put beside the gradients would fail."""
+    results = []
+    for device in ("cpu", "meta"):
+        parameters = parameters_like(torch.zeros(3), [1, 2])
+        method, own = METHODS[name]
+        optimizer = method(torch.optim.SGD(parameters, lr=0.1), **own, granularity="parameter", scope="all")
+        torch.set_default_device(device)
+        try:
+            for _ in range(2):
+                optimizer.zero_grad()
+                optimizer.backward(
+                    {"task0": sum(p.sum() for p in parameters), "task1": -2 * parameters[0].sum()}
+                )
+        finally:
+            torch.set_default_device("cpu")
+        results.append(torch.cat([p.grad for p in parameters]))
+    assert torch.equal(*results)
+
+
+class EqualLengths(GradientSurgery):
+    """Gives every task's gradient the length 1, so that one that is absent has no weight that is finite."""
+
+    def weights(self, gramian):
+        return 1 / gramian.diagonal().sqrt()
+
+
+@pytest.mark.parametrize("value", [1.0, math.nan])
+def test_an_absent_task_changes_nothing_in_a_method_of_ones_own(value):
+    first, second = parameters_like(torch.zeros(4), [2, 2])
+    optimizer = EqualLengths(torch.optim.SGD([first, second], lr=0.1), granularity="parameter")
+    both = value * first.sum() + second.sum()
+    optimizer.backward({"a": both, "b": both, "c": 5 * second.sum()})
+    assert torch.allclose(first.grad, torch.full_like(first, 2**0.5 * value), equal_nan=True)
+    assert torch.allclose(second.grad, torch.full_like(second, 3 / 2**0.5))
+
+
+@every_method
 @given(J=hard_matrices(tasks=(1, 2, 3)), bad=st.sampled_from([math.nan, math.inf, -math.inf]), data=st.data())
 def test_what_is_not_finite_shows_in_the_result(name, J, bad, data):
     t, p = (data.draw(st.integers(0, n - 1)) for n in J.shape)
