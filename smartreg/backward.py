@@ -1,6 +1,6 @@
 """The gradients of ``L + λ R`` with one forward's activations alive at a time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from .buffers import preserved_buffers
 from .divergences import OutputMask, Outputs, detach
 from .graphless import graphless
-from .inputs import Embeddings, Mask
+from .inputs import Embeddings, Inputs, Mask
 from .parallel import no_sync
 from .rng import RNGState
 
@@ -60,7 +60,8 @@ def backward(
         self: The regularizer.
         forward: See :meth:`SMART.penalize`.
         embeddings: See :meth:`SMART.penalize`. Attached ones receive one backward, at the end.
-        loss: From the outputs to L, 0-d; it closes over the labels and may add terms of its own.
+        loss: From the outputs to L, 0-d; it closes over the labels and may add terms of its own. With
+            ``detach_clean`` these must not reach what attached embeddings were made of.
         weight: λ.
         mask: See :meth:`SMART.penalize`.
         output_mask: See :meth:`SMART.penalize`.
@@ -82,41 +83,47 @@ def backward(
     before = RNGState.capture()
     rng = before if self.dropout == "shared" else None
 
-    def clean_forward() -> Outputs:
+    def clean_forward(at: Inputs = leaves) -> Outputs:
         with self._precision(inputs):
-            return forward(leaves.pack())
+            return forward(at.pack())
 
     def penalty_backward(clean: Outputs) -> Tensor:
         with self._precision(inputs):
             penalty = self._penalty(forward, leaves, clean, rng, output_mask)
-        accumulate([_scaled(weight * penalty, scale)])
+        if penalty.requires_grad:
+            accumulate((_scaled(weight * penalty, scale), None))
         return penalty.detach()
 
-    def accumulate(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None] = (None,)) -> None:
+    def accumulate(*pairs: tuple[Tensor, Tensor | None]) -> None:
+        tensors, gradients = zip(*pairs, strict=True)
         with inputs.full_precision():  # an autocast around this call is meant for the forwards
             torch.autograd.backward(tensors, gradients)
+
+    def arrived() -> list[tuple[Tensor, Tensor]]:
+        """Returns the attached embeddings with the gradients that their leaves have gathered."""
+        pairs = zip(inputs.tensors, leaves.tensors, strict=True)
+        return [(x, leaf.grad) for x, leaf in pairs if leaf.grad is not None]
 
     if self.detach_clean:
         with no_sync(forward):
             outputs = clean_forward()
             value = loss(outputs)
-            accumulate([_scaled(value, scale)])
+            accumulate((_scaled(value, scale), None))
         penalty = penalty_backward(outputs)
+        if attached := arrived():
+            accumulate(*attached)
     else:
         with no_sync(forward):
             with graphless(), preserved_buffers(forward):
                 first = detach(clean_forward(), requires_grad=True)
             penalty = penalty_backward(first)
         with before.replay():
-            outputs = clean_forward()
+            outputs = clean_forward(inputs)
         value = loss(outputs)
         pairs = list(zip(_tensors(outputs), _tensors(first), strict=True))
         _check_repeated(pairs)
-        carried = [(output, leaf.grad) for output, leaf in pairs if leaf.grad is not None]
-        accumulate([_scaled(value, scale), *(o for o, _ in carried)], [None, *(g for _, g in carried)])
-    arrived = [(x, leaf.grad) for x, leaf in zip(inputs.tensors, leaves.tensors, strict=True)]
-    if attached := [(x, g) for x, g in arrived if g is not None]:
-        accumulate([x for x, _ in attached], [g for _, g in attached])
+        carried = [(o, leaf.grad) for o, leaf in pairs if leaf.grad is not None and o.requires_grad]
+        accumulate((_scaled(value, scale), None), *carried, *arrived())
     return SmartTerms(value.detach(), penalty, detach(outputs))
 
 

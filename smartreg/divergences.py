@@ -173,6 +173,12 @@ def has_graph(outputs: Outputs) -> bool:
     return any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
 
+def in_half_precision(outputs: Outputs) -> bool:
+    """Returns whether any of the outputs has 16 bits a number."""
+    values = outputs.values() if isinstance(outputs, Mapping) else [outputs]
+    return any(isinstance(v, Tensor) and v.dtype in {torch.float16, torch.bfloat16} for v in values)
+
+
 def _cut(output: Tensor, requires_grad: bool) -> Tensor:
     return output.detach().requires_grad_(requires_grad and output.is_floating_point())
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import backward, calibration, diagnosis, presets
 from .buffers import preserved_buffers
-from .divergences import Divergences, OutputMask, Outputs, compare, detach, has_graph
+from .divergences import Divergences, OutputMask, Outputs, compare, detach, has_graph, in_half_precision
 from .graphless import graphless
 from .inputs import Embeddings, Inputs, Mask
 from .parallel import no_sync
@@ -197,7 +197,11 @@ class SMART:
         return inputs
 
     def _rounds(self, inputs: Inputs) -> bool:
-        return inputs.autocasts() and 0 < self.perturbation.radius < ROUNDING_RADIUS
+        return inputs.autocasts() and self._is_below_rounding
+
+    @property
+    def _is_below_rounding(self) -> bool:
+        return 0 < self.perturbation.radius < ROUNDING_RADIUS
 
     def _precision(self, inputs: Inputs) -> AbstractContextManager[object]:
         return inputs.full_precision() if self._rounds(inputs) else nullcontext()
@@ -216,6 +220,17 @@ class SMART:
         before = RNGState.capture() if self.perturbation.is_zero else None
         with preserved_buffers(forward), _replay(rng):
             perturbed = forward(inputs.add(deltas))
+        if (
+            self._is_below_rounding
+            and in_half_precision(perturbed)
+            and not any(map(in_half_precision, inputs.tensors))
+        ):
+            warnings.warn(
+                "forward must compute in the precision of its embeddings, got outputs of 16 bits, whose"
+                f" rounding outweighs a perturbation of radius {self.perturbation.radius:g}: put an autocast"
+                " that it enters around the call of this regularizer instead",
+                stacklevel=3,
+            )
         if has_graph(perturbed) and not self.detach_clean and not has_graph(clean):
             raise ValueError(
                 "outputs must be attached to their graph, got outputs without a gradient, which halves the"

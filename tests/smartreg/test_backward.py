@@ -274,3 +274,58 @@ def test_an_output_without_elements_is_no_obstacle(make, x):
 def test_no_grad_is_refused(make, x):
     with torch.no_grad(), pytest.raises(RuntimeError, match=r"outside torch.no_grad\(\)"):
         SMART().backward(make(), x, task_loss, weight=WEIGHT)
+
+
+@pytest.mark.parametrize("detach_clean", [False, True])
+@pytest.mark.parametrize("frozen", ["branch", "whole"])
+def test_a_frozen_output_is_no_obstacle(make, x, frozen, detach_clean):
+    """A branch, or all of f below a head that the loss has of its own."""
+    trained, fixed, head = make(3), make(2).requires_grad_(False), nn.Linear(3, 3).double()
+    trained.requires_grad_(frozen == "branch")
+    smart = SMART(
+        divergence={"a": symmetric_kl, "b": squared_error},
+        epsilon=1e-2,
+        step_size=1.0,
+        noise_std=1e-2,
+        detach_clean=detach_clean,
+    )
+
+    def forward(x):
+        return {"a": trained(x), "b": fixed(x)}
+
+    def loss(outputs):
+        return F.cross_entropy(head(outputs["a"]), LABELS)
+
+    torch.manual_seed(0)
+    outputs, penalty = smart.penalize(forward, x)
+    (loss(outputs) + WEIGHT * penalty).backward()
+    expected = [p.grad for p in (*trained.parameters(), *head.parameters())]
+    trained.zero_grad()
+    head.zero_grad()
+    torch.manual_seed(0)
+    terms = smart.backward(forward, x, loss, weight=WEIGHT)
+    torch.testing.assert_close(terms.penalty, penalty.detach())
+    assert expected[-1] is not None
+    assert (expected[0] is None) == (frozen == "whole")
+    torch.testing.assert_close([p.grad for p in (*trained.parameters(), *head.parameters())], expected)
+
+
+def test_the_loss_may_reach_the_embeddings_by_itself(make, x):
+    model, auxiliary, table = make(), make(seed=1), nn.Parameter(x.clone())
+    smart = SMART(epsilon=1e-2, step_size=1.0, noise_std=1e-2)
+
+    def embedded():
+        return table.tanh()
+
+    torch.manual_seed(0)
+    at = embedded()
+    outputs, penalty = smart.penalize(model, at)
+    (task_loss(outputs) + task_loss(auxiliary(at)) + WEIGHT * penalty).backward()
+    trained = [table, *model.parameters(), *auxiliary.parameters()]
+    expected = [p.grad for p in trained]
+    for parameter in trained:
+        parameter.grad = None
+    torch.manual_seed(0)
+    at = embedded()
+    smart.backward(model, at, lambda o: task_loss(o) + task_loss(auxiliary(at)), weight=WEIGHT)
+    torch.testing.assert_close([p.grad for p in trained], expected)

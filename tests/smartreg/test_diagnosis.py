@@ -49,6 +49,17 @@ def test_a_linear_model_in_closed_form(ball, order):
     assert found.verdict.endswith("times as strong as random points")
 
 
+def test_without_a_ball_random_points_are_as_far_as_the_steps_lead():
+    w = torch.randn(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(500, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    smart = SMART(
+        divergence=squared_error, epsilon=math.inf, step_size=1e-2, noise_std=1e-7, num_steps=3, norm="l2"
+    )
+    found = smart.diagnose(lambda e: e.flatten(1) @ w, x)
+    assert found.adversarial == pytest.approx((3e-2 * w.norm().item()) ** 2, rel=1e-3)
+    assert found.gain == pytest.approx(20, rel=0.15)  # of 20 directions one counts
+
+
 def test_padded_positions_are_not_counted(make, x, mask):
     smart = SMART(epsilon=1e-2, step_size=1e3)
     assert smart.diagnose(make(), x, mask=mask).lost == 0.0

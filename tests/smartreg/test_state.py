@@ -147,6 +147,25 @@ class TestPrecision:
                 penalties.append(SMART()(model, x).item())
         assert penalties[0] == penalties[1] > 0
 
+    def test_an_autocast_inside_the_forward_is_warned_of(self, make, x):
+        model, smart = make(dtype=torch.float32), SMART(epsilon=1e-5)
+
+        def forward(x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return model(x)
+
+        with pytest.warns(
+            UserWarning, match="got outputs of 16 bits, whose rounding outweighs a perturbation"
+        ):
+            smart.penalize(forward, x.float())
+        with pytest.warns(UserWarning, match="got outputs of 16 bits"):
+            smart.backward(forward, x.float(), lambda outputs: outputs.float().sum(), weight=1.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            SMART(epsilon=0.1, step_size=0.1).penalize(forward, x.float())
+            with torch.autocast("cpu", torch.bfloat16):
+                smart.penalize(model, x.float())
+
     def test_outputs_computed_under_autocast_are_warned_of(self, make, x):
         model, x = make(dtype=torch.float32), x.float()
         with torch.autocast("cpu", torch.bfloat16):
