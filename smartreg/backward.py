@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .buffers import preserved_buffers
 from .divergences import OutputMask, Outputs, detach
+from .forward import Forward
 from .graphless import graphless
-from .inputs import Embeddings, Inputs, Mask
+from .inputs import Embeddings, Mask
 from .parallel import no_sync
 from .rng import RNGState
 
@@ -82,14 +82,11 @@ def backward(
     leaves = inputs.leaves()
     before = RNGState.capture()
     rng = before if self.dropout == "shared" else None
-
-    def clean_forward(at: Inputs = leaves) -> Outputs:
-        with self._precision(inputs):
-            return forward(at.pack())
+    repeated = Forward(forward)
 
     def penalty_backward(clean: Outputs) -> Tensor:
         with self._precision(inputs):
-            penalty = self._penalty(forward, leaves, clean, rng, output_mask)
+            penalty = self._penalty(repeated, leaves, clean, rng, output_mask)
         if penalty.requires_grad:
             accumulate((_scaled(weight * penalty, scale), None))
         return penalty.detach()
@@ -106,7 +103,8 @@ def backward(
 
     if self.detach_clean:
         with no_sync(forward):
-            outputs = clean_forward()
+            with self._precision(inputs):
+                outputs = repeated(leaves.pack())
             value = loss(outputs)
             accumulate((_scaled(value, scale), None))
         penalty = penalty_backward(outputs)
@@ -114,11 +112,11 @@ def backward(
             accumulate(*attached)
     else:
         with no_sync(forward):
-            with graphless(), preserved_buffers(forward):
-                first = detach(clean_forward(), requires_grad=True)
+            with graphless(), self._precision(inputs):
+                first = detach(repeated.again(leaves.pack()), requires_grad=True)
             penalty = penalty_backward(first)
-        with before.replay():
-            outputs = clean_forward(inputs)
+        with before.replay(), self._precision(inputs):
+            outputs = forward(inputs.pack())
         value = loss(outputs)
         pairs = list(zip(_tensors(outputs), _tensors(first), strict=True))
         _check_repeated(pairs)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .buffers import preserved_buffers
+from .forward import Forward
 from .graphless import graphless
 from .inputs import Embeddings
 from .parallel import no_sync
@@ -62,8 +62,8 @@ class EmbeddingFunction:
         self._seen = []
         before = RNGState.capture()
         try:
-            with graphless(), preserved_buffers(self.model), no_sync(self.model):
-                self.model(*args, **kwargs)
+            with graphless(), no_sync(self.model):
+                Forward(self.model).again(*args, **kwargs)
         except _Seen:
             pass
         finally:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .buffers import preserved_buffers
 from .divergences import OutputMask, Outputs, compare
+from .forward import Forward
 from .inputs import Embeddings, Inputs, Mask
 from .parallel import no_sync
 from .rng import RNGState
@@ -109,9 +109,9 @@ class Batch:
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Leaves buffers, the random state and reducers as they were before the block."""
+        """Leaves the random state and reducers as they were before the block."""
         try:
-            with preserved_buffers(self.forward), no_sync(self.forward), torch.enable_grad():
+            with no_sync(self.forward), torch.enable_grad():
                 yield
         finally:
             self.rng.restore()
@@ -137,9 +137,11 @@ class Batch:
 
     def _share(self, smart: "SMART") -> float:
         assert self.loss is not None
-        outputs, penalty = smart.penalize(
-            self.forward, self.embeddings, mask=self.mask, output_mask=self.output_mask
-        )
+        inputs, forward = smart._check(self.embeddings, self.mask), Forward(self.forward)
+        with smart._precision(inputs):
+            rng = RNGState.capture() if smart.dropout == "shared" else None
+            outputs = forward.again(inputs.pack())
+            penalty = smart._penalty(forward, inputs, outputs, rng, self.output_mask)
         norms = []
         for term in (penalty, self.loss(outputs)):
             reached = torch.autograd.grad(term, self.parameters, retain_graph=True, allow_unused=True)
@@ -154,16 +156,16 @@ class Batch:
 
     @torch.no_grad()
     def _terms(self, smart: "SMART") -> Terms:
-        inputs = smart._check(self.embeddings, self.mask)
+        inputs, forward = smart._check(self.embeddings, self.mask), Forward(self.forward)
         with smart._precision(inputs):
             rng = RNGState.capture()
-            clean = self.forward(inputs.pack())
-            dropout = compare(smart.divergence, self.forward(inputs.pack()), clean, self.output_mask)
-            found = smart._search(self.forward, inputs, clean, rng, self.output_mask)
+            clean = forward.again(inputs.pack())
+            dropout = compare(smart.divergence, forward.again(inputs.pack()), clean, self.output_mask)
+            found = smart._search(forward, inputs, clean, rng, self.output_mask)
             values = []
             for deltas in (found, smart.perturbation.random(inputs)):
                 with rng.replay():
-                    outputs = self.forward(inputs.add(deltas))
+                    outputs = forward.again(inputs.add(deltas))
                 values.append(compare(smart.divergence, outputs, clean, self.output_mask).item())
         real = inputs.keep([torch.ones_like(delta) for delta in found])
         still = [(x + d).to(x.dtype) == x for x, d in zip(inputs.tensors, found, strict=True)]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from . import backward, calibration, diagnosis, presets
-from .buffers import preserved_buffers
 from .divergences import Divergences, OutputMask, Outputs, compare, detach, has_graph, in_half_precision
+from .forward import Forward
 from .graphless import graphless
 from .inputs import Embeddings, Inputs, Mask
 from .parallel import no_sync
@@ -135,8 +135,9 @@ class SMART:
         inputs = self._check(embeddings, mask)
         with self._precision(inputs):
             rng = RNGState.capture() if self.dropout == "shared" else None
-            outputs = forward(inputs.pack())
-            return outputs, self._penalty(forward, inputs, outputs, rng, output_mask)
+            repeated = Forward(forward)
+            outputs = repeated(inputs.pack())
+            return outputs, self._penalty(repeated, inputs, outputs, rng, output_mask)
 
     def __call__(
         self,
@@ -182,7 +183,7 @@ class SMART:
                 f" {self.perturbation.radius:g}: leave outputs out, or leave autocast for both",
                 stacklevel=2,
             )
-        return self._penalty(forward, inputs, outputs, rng, output_mask)
+        return self._penalty(Forward(forward), inputs, outputs, rng, output_mask)
 
     backward = backward.backward
     diagnose = diagnosis.diagnose
@@ -208,7 +209,7 @@ class SMART:
 
     def _penalty(
         self,
-        forward: Callable[[Embeddings], Outputs],
+        forward: Forward[[Embeddings], Outputs],
         inputs: Inputs,
         clean: Outputs,
         rng: RNGState | None,
@@ -218,8 +219,8 @@ class SMART:
         deltas = self._search(forward, inputs, clean, rng, output_mask)
         clean = detach(clean) if self.detach_clean else clean
         before = RNGState.capture() if self.perturbation.is_zero else None
-        with preserved_buffers(forward), _replay(rng):
-            perturbed = forward(inputs.add(deltas))
+        with _replay(rng):
+            perturbed = forward.again(inputs.add(deltas))
         if (
             self._is_below_rounding
             and in_half_precision(perturbed)
@@ -246,7 +247,7 @@ class SMART:
 
     def _search(
         self,
-        forward: Callable[[Embeddings], Outputs],
+        forward: Forward[[Embeddings], Outputs],
         inputs: Inputs,
         clean: Outputs,
         rng: RNGState | None,
@@ -255,11 +256,11 @@ class SMART:
         """Returns δ; nothing but δ takes part in its gradients."""
         inputs, clean = inputs.detach(), detach(clean)
         climbed = self.divergence if self.search_divergence is None else self.search_divergence
-        with preserved_buffers(forward), no_sync(forward):
+        with no_sync(forward.function):
             steps = self.perturbation.num_steps
             if steps and inputs.autocasts():  # then so was clean, whose rounding would outweigh what δ does
                 with graphless(), inputs.full_precision(), _replay(rng):
-                    clean = forward(inputs.pack())
+                    clean = forward.again(inputs.pack())
 
             def gradient(deltas: list[Tensor]) -> list[Tensor]:
                 if torch.is_inference_mode_enabled():
@@ -269,7 +270,7 @@ class SMART:
                     )
                 leaves = [delta.detach().requires_grad_() for delta in deltas]
                 with torch.enable_grad(), _replay(rng):
-                    value = compare(climbed, forward(inputs.add(leaves)), clean, output_mask)
+                    value = compare(climbed, forward.again(inputs.add(leaves)), clean, output_mask)
                 found = torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else ()
                 gradients = [g for g in found if g is not None]
                 if len(gradients) < len(leaves):

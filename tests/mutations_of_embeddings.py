@@ -18,18 +18,18 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_backward.py::test_it_adds_the_gradients_of_the_joint_loss[dtype0-1e-06-False-one]",
         ),
         (  # a scaler's factor for the task alone
-            "accumulate([_scaled(weight * penalty, scale)])",
-            "accumulate([weight * penalty])",
+            "accumulate((_scaled(weight * penalty, scale), None))",
+            "accumulate((weight * penalty, None))",
             "test_backward.py::test_a_step_with_a_scaler_and_accumulation_is_that_of_the_joint_loss",
         ),
         (
-            "with graphless(), preserved_buffers(forward):",
-            "with preserved_buffers(forward):",
+            "with graphless(), self._precision(inputs):",
+            "with self._precision(inputs):",
             "test_backward.py::test_the_price_is_one_clean_forward_without_a_graph",
         ),
         (  # the clean forward's graph lives on beside that of the perturbed one
-            "with graphless(), preserved_buffers(forward):\n                first = detach(clean_",
-            "with preserved_buffers(forward):\n                first = detach(kept := clean_",
+            "with graphless(), self._precision(inputs):\n                first = detach(repeated",
+            "with self._precision(inputs):\n                first = detach(kept := repeated",
             "test_memory.py::test_smart_and_gse_on_three_tasks_take_the_activations_of_one_forward",
         ),
     ],
@@ -55,8 +55,8 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_embeddings.py::test_a_failing_forward_leaves_the_model_untouched",
         ),
         (
-            "graphless(), preserved_buffers(self.model), no_sync",
-            "graphless(), no_sync",
+            "Forward(self.model).again(*args",
+            "self.model(*args",
             "test_leftovers.py::test_binding_moves_neither_buffers_nor_the_random_state_when_the_model_raises",
         ),
     ],
@@ -72,17 +72,37 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_leftovers.py::test_no_weight_is_cast_for_later_by_a_pass_without_a_graph",
         ),
     ],
-    "smartreg/buffers.py": [
+    "smartreg/forward.py": [
         (
-            "for module in modules():",
+            "for module in self._known:",
             "for module in ():",
             "test_any_module.py::test_wrapped_modules[compiled in place-resnet]",
-            "test_leftovers.py::test_a_forward_that_raises_leaves_the_model_as_it_was",
+            "test_forward.py::test_buffers_are_as_they_were_and_each_call_begins_with_them[a module]",
         ),
         (
-            "handle.remove()",
+            "hook.remove()",
             "pass",
             "test_leftovers.py::test_a_forward_that_raises_leaves_the_model_as_it_was",
+        ),
+        (  # into the memory that autograd has kept
+            "module._buffers[name] = noted.get(name, value).clone()",
+            "pass",
+            "test_forward.py::test_the_gradient_is_of_what_the_forward_wrote",
+        ),
+        (
+            "noted.get(name, value)",
+            "value",
+            "test_forward.py::test_a_penalty_compares_outputs_that_began_with_the_same_buffers",
+        ),
+        (
+            "if not depth:",
+            "if False:",
+            "test_forward.py::test_buffers_that_are_passed_in_stay_outside_of_the_module",
+        ),
+        (
+            'getattr(forward, "__self__", None)',
+            "None",
+            "test_forward.py::test_a_bound_methods_module_is_known",
         ),
     ],
 }

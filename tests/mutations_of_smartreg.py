@@ -178,13 +178,13 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
             "test_regularizer.py::TestStructure::test_detach_clean_leaves_the_perturbed_branch",
         ),
         (
-            "with preserved_buffers(forward), _replay(rng):",
-            "with preserved_buffers(forward):",
+            "with _replay(rng):\n            perturbed",
+            "if True:\n            perturbed",
             "test_state.py::TestDropout",
         ),
         (
-            "with preserved_buffers(forward), _replay(rng):",
-            "with _replay(rng):",
+            "perturbed = forward.again(",
+            "perturbed = forward.function(",
             "test_state.py::TestState::test_gradients_flags_and_buffers_are_as_they_were",
         ),
         (

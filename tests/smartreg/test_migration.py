@@ -28,7 +28,7 @@ def test_the_preset_is_that_package_bit_for_bit(make, x, norm, num_steps, dropou
         results.append([value, *torch.autograd.grad(value, [x, *model.parameters()])])
     for theirs, ours in zip(*results, strict=True):
         assert torch.equal(theirs, ours)
-    assert results[0][0] > 0
+    assert results[0][0] != 0  # without a step it is rounding alone, of either sign
 
 
 def test_every_argument_of_the_package_has_its_option(make, x):

@@ -1,0 +1,140 @@
+"""A forward that is called again: buffers as they were, and gradients as if nothing had been put back."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from smartreg import SMART, symmetric_kl
+from smartreg.forward import Forward
+
+
+class Counter(nn.Module):
+    """Replaces one buffer at each call, and writes to another that its output's gradient needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(3))
+        self.register_buffer("absent", None)
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        self.scale.mul_(2)
+        return x * self.scale
+
+    def method(self, x):
+        return self.forward(x)
+
+
+def state(model):
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+CALLS = {
+    "a module": lambda model: model,
+    "a function of it": lambda model: lambda x: model(1 * x),
+    "a function of its parts": lambda model: lambda x: model[2](model[1](model[0](x))),
+    "a partial": partial,
+    "a function of a copy": lambda model: partial(lambda a, x: a(x), model),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_buffers_are_as_they_were_and_each_call_begins_with_them(call):
+    model = nn.Sequential(nn.BatchNorm1d(3), Counter(), nn.BatchNorm1d(3))
+    before, x = state(model), torch.randn(5, 3)
+    buffers = list(model.buffers())
+    forward = Forward(CALLS[call](model))
+    first, second = forward.again(x), forward.again(x)
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    torch.testing.assert_close(state(model), before, rtol=0, atol=0)
+    assert all(a is b for a, b in zip(model.buffers(), buffers, strict=True))
+    torch.testing.assert_close(forward(x), first, rtol=0, atol=0)
+    moved = state(model)
+    assert moved["1.calls"] == 1
+    assert moved["1.scale"].eq(2).all()
+    torch.testing.assert_close(forward.again(x), first, rtol=0, atol=0)
+    torch.testing.assert_close(state(model), moved, rtol=0, atol=0)
+
+
+def test_they_are_after_an_error_too():
+    model = Counter()
+    for function in (model, lambda x: model(1 * x), model.method):
+        with pytest.raises(RuntimeError, match="size"):
+            Forward(function).again(torch.ones(4))
+        assert model.calls == 0
+        assert torch.equal(model.scale, torch.ones(3))
+
+
+def test_a_bound_methods_module_is_known():
+    model = Counter()
+    Forward(model.method).again(torch.ones(3))
+    assert model.calls == 0
+    assert torch.equal(model.scale, torch.ones(3))
+
+
+def test_buffers_that_are_passed_in_stay_outside_of_the_module():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    own, passed = model[1].running_mean, {name: buffer.clone() for name, buffer in model.named_buffers()}
+    kept = {name: (buffer, buffer.clone()) for name, buffer in passed.items()}
+    forward = Forward(lambda x: torch.func.functional_call(model, passed, (x,)))
+    forward.again(torch.randn(5, 3))
+    assert model[1].running_mean is own
+    assert torch.equal(own, torch.zeros(3))
+    for name, (buffer, value) in kept.items():
+        assert passed[name] is buffer
+        assert torch.equal(buffer, value)
+
+
+@pytest.mark.parametrize("call", ["a module", "a function of it"])
+def test_the_gradient_is_of_what_the_forward_wrote(call):
+    model = nn.Sequential(nn.Linear(3, 3), Counter(), nn.Tanh(), Counter()).double()
+    twin, x = copy.deepcopy(model), torch.randn(5, 3, dtype=torch.float64)
+    forward = Forward(CALLS[call](model))
+    outputs = [forward(x), forward.again(x)]
+    expected = torch.autograd.grad(twin(x).square().sum(), list(twin.parameters()))
+    for output in reversed(outputs):
+        found = torch.autograd.grad(output.square().sum(), list(model.parameters()))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+class Normalised(nn.Module):
+    """Divides by a running mean square that it moves before it uses it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.register_buffer("mean_square", torch.ones(4))
+
+    def forward(self, x):
+        hidden = self.first(x)
+        self.mean_square.mul_(0.5).add_(0.5 * hidden.detach().square().mean(0))
+        return self.last(hidden / self.mean_square)
+
+
+@pytest.mark.parametrize("detach_clean", [False, True])
+@pytest.mark.parametrize("way", ["penalize", "backward"])
+def test_a_penalty_compares_outputs_that_began_with_the_same_buffers(way, detach_clean):
+    torch.manual_seed(0)
+    model, x, seen = Normalised().double(), torch.randn(8, 4, dtype=torch.float64), []
+    own = copy.deepcopy(model)
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    smart = SMART(epsilon=0.3, step_size=1.0, noise_std=0.3, detach_clean=detach_clean)
+    if way == "penalize":
+        smart.penalize(model, x)[1].backward()
+    else:
+        smart.backward(model, x, lambda outputs: 0 * outputs.sum(), weight=1.0)
+    perturbed = [at for at in seen if not torch.equal(at, x)][-1]
+
+    def at(point):
+        buffers = {"mean_square": own.mean_square.clone()}
+        return torch.func.functional_call(own, {**dict(own.named_parameters()), **buffers}, (point,))
+
+    clean = at(x)
+    symmetric_kl(at(perturbed), clean.detach() if detach_clean else clean).backward()
+    torch.testing.assert_close([p.grad for p in model.parameters()], [p.grad for p in own.parameters()])
+    at(x)
+    assert not torch.equal(model.mean_square, own.mean_square)
