@@ -8,12 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .comparable import LABELS, Comparable
-from .figure_parts import CONSTANT, GREEN, GREY, OF_PAPER, VERMILION, Look, key, new_figure, styled
-from .findings import CONFIRMED, REFUTED, UNDECIDED, Finding
+from .figure_parts import CONSTANT, GREEN, GREY, LIGHT, OF_PAPER, VERMILION, Look, key, new_figure, styled
+from .findings import CONFIRMED, REFUTED, UNDECIDED, UNFINISHED, Finding
 from .protocol import Claim
 from .table import PAPER, differences_from_paper
 
-_LOOKS = {CONFIRMED: Look(GREEN), REFUTED: Look(VERMILION), UNDECIDED: Look(GREY, filled=False)}
+_LOOKS = {
+    CONFIRMED: Look(GREEN),
+    REFUTED: Look(VERMILION),
+    UNDECIDED: Look(GREY, filled=False),
+    UNFINISHED: Look(LIGHT, filled=False),
+}
 _LINE = 0.22  # inches
 
 

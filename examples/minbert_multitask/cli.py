@@ -47,13 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_error(str(error))
         return 2
     except (MemoryError, torch.cuda.OutOfMemoryError):
-        _print_error("out of memory; choose a smaller --batch-size or fewer --layers or --jobs")
+        smaller = "a smaller --batch-size or fewer --layers or " if hasattr(options, "batch_size") else ""
+        _print_error(f"out of memory; choose {smaller}fewer --jobs")
         return 2
     except KeyboardInterrupt:
-        print(
-            "minbert: interrupted; the same command with --resume goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        remedy = ""
+        if options.command in (commands.train_rows, commands.reproduce):
+            how = " with --resume" if options.command is commands.train_rows else ""
+            remedy = f"; the same command{how} goes on from the last checkpoint"
+        print(f"minbert: interrupted{remedy}", file=sys.stderr)
         return 130
     return 0
 
@@ -66,7 +68,12 @@ class _Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"minbert: error: {message}; see `{self.prog} --help`\n" if ranks.is_first() else None)
+        self.exit(
+            2,
+            f"minbert: error: {' '.join(message.split())}; see `{self.prog} --help`\n"
+            if ranks.is_first()
+            else None,
+        )
 
 
 def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:

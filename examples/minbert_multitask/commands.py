@@ -94,6 +94,11 @@ def evaluate_runs(options: Namespace) -> None:
 
 def predict_runs(options: Namespace) -> None:
     """Writes the prediction files of runs or records for dev and test, and prints their paths."""
+    names = [folder.name for folder in options.runs]
+    if options.out is not None and (again := {name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"runs must differ in name for one --out, got {min(again)} twice; take several --out"
+        )
     for folder in options.runs:
         out = folder / PREDICTIONS
         if options.out is not None:

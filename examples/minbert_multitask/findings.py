@@ -12,11 +12,12 @@ from .data import Dataset
 from .evaluate import Predictions, resampled_scores
 from .files import write_atomically
 from .intervals import half_width
-from .protocol import CLAIMS, Claim
+from .protocol import CLAIMS, SEEDS, Claim
 from .records import Record, by_row, common_seeds
 from .typed_json import from_plain, to_plain
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "cannot be told at this size"
+UNFINISHED = "not yet run with all seeds"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Finding:
         claim: The claim.
         difference: Between its two rows.
         verdict: Confirmed where the whole interval is on the claimed side of 0, refuted where it is on the
-            other, and otherwise undecided.
+            other, and otherwise undecided; unfinished before both rows have run with all seeds.
     """
 
     claim: Claim
@@ -98,7 +99,8 @@ def verdict(found: Difference, *, sign: int) -> str:
 
 def judge(claim: Claim, found: Difference) -> Finding:
     """Returns the verdict on a claim."""
-    return Finding(claim, found, verdict(found, sign=claim.sign))
+    finished = found.seeds >= len(SEEDS)
+    return Finding(claim, found, verdict(found, sign=claim.sign) if finished else UNFINISHED)
 
 
 def findings(records: Iterable[Record], dataset: Dataset, claims: Sequence[Claim] = CLAIMS) -> list[Finding]:

@@ -91,7 +91,7 @@ def _run_in_processes(
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "a process that trained a row was killed, perhaps for want of memory; "
-            "go on with --resume and fewer --jobs"
+            "go on with fewer --jobs, and of `train` with --resume"
         ) from error
 
 

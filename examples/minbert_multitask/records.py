@@ -2,6 +2,8 @@
 
 import io
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from .experiments import TASKS
 from .files import write_atomically
 from .prediction_files import SPLITS, read_predictions
 from .results import RunResult
-from .run_folder import LOG, PREDICTIONS, RESULT
+from .run_folder import LOG, PREDICTIONS, REQUEST, RESULT
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Record:
             ValueError: If its result is at fault.
         """
         return cls(folder, RunResult.load(folder / RESULT)) if (folder / _file("dev")).is_file() else None
+
+    @staticmethod
+    def is_whole(folder: Path) -> bool:
+        """Returns whether a folder has all files of a record."""
+        return all((folder / name).is_file() for name in (RESULT, *map(_file, SPLITS)))
 
     @classmethod
     def keep(cls, run_folder: Path, folder: Path, dataset: Dataset) -> "Record":
@@ -75,8 +82,8 @@ class Record:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return {task: TaskPredictions.of(dataset[task, split], arrays[task]) for task in TASKS}
-        except (ValueError, KeyError, EOFError, OSError) as error:
-            raise ValueError(f"{path} is damaged ({error}); reproduce the row again") from error
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it and reproduce the row again") from error
 
 
 def _file(split: str) -> str:
@@ -87,9 +94,13 @@ def load(folder: Path) -> list[Record]:
     """Reads all records in a folder, in the order of their names.
 
     Raises:
-        ValueError: If there is none, or one is at fault.
+        ValueError: If there is none, or one is at fault or lacks a file.
     """
-    found = [record for path in sorted(folder.glob(f"*/{RESULT}")) if (record := Record.open(path.parent))]
+    folders = [path.parent for path in sorted(folder.glob(f"*/{RESULT}"))]
+    for path in folders:
+        if not Record.is_whole(path) and not (path / REQUEST).exists():  # which a run's own folder has
+            raise ValueError(f"{path} lacks a file of the record; reproduce the row again")
+    found = [record for path in folders if (record := Record.open(path))]
     if not found:
         raise ValueError(f"{folder} holds no record of a run; make some with `minbert reproduce`")
     return found

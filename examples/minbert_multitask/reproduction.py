@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import findings, records
 from .best_runs import write_best_predictions
+from .comparable import comparable
 from .data import Dataset
 from .experiments import Experiment
 from .findings import Finding
@@ -45,10 +46,14 @@ def reproduce(
         What :func:`conclude` returns of all records in the folder.
 
     Raises:
-        ValueError: If the data, a record or a checkpoint is at fault.
+        ValueError: If the data, a record or a checkpoint is at fault, or a record is of other data, weights
+            or settings than these.
         OSError: If something cannot be written, or a process was killed.
     """
+    if runs.resolve() == kept.resolve():
+        raise ValueError(f"records must have a folder of their own, got {kept} for the runs too")
     inputs = Inputs.load(source, settings.weights)
+    _check_kept(kept, settings, inputs.dataset)
     jobs = [
         Job(
             experiment=row,
@@ -58,9 +63,9 @@ def reproduce(
             resume=True,
             keep_model=False,
         )
-        for seed in seeds
+        for seed in dict.fromkeys(seeds)
         for row in rows
-        if not (kept / f"{row.name}-{seed}" / RESULT).exists()
+        if not Record.is_whole(kept / f"{row.name}-{seed}")
     ]
 
     def keep(job: Job, _: RunResult) -> None:
@@ -68,6 +73,20 @@ def reproduce(
 
     run_all(jobs, inputs, processes=processes, in_order=True, ended=keep)
     return conclude(kept, inputs.dataset)
+
+
+def _check_kept(kept: Path, settings: Settings, dataset: Dataset) -> None:
+    """Refuses records that were not made as the runs to come will be; else hours go by before it shows."""
+    for path in sorted(kept.glob(f"*/{RESULT}")):
+        result = RunResult.load(path)
+        had = {"data": result.data.fingerprint, **result.config}
+        asked = {"data": dataset.fingerprint, **replace(settings, seed=result.seed).what_decides()}
+        for name, value in asked.items():
+            if had.get(name) != value:
+                raise ValueError(
+                    f"{path.parent} is a record with {name} {had.get(name)}, got {value}; choose another"
+                    " --records"
+                )
 
 
 def conclude(kept: Path, dataset: Dataset) -> tuple[list[Record], list[Finding]]:
@@ -81,10 +100,18 @@ def conclude(kept: Path, dataset: Dataset) -> tuple[list[Record], list[Finding]]
         All records, and the verdicts on the claims.
 
     Raises:
-        ValueError: If there is no record, or one is at fault or of other data.
+        ValueError: If there is no record, one is at fault, or they are not all of this data, one schedule and
+            the same weights.
         OSError: If something cannot be written.
     """
     found = records.load(kept)
+    groups = comparable([record.result for record in found])
+    if groups[1:]:
+        odd = groups[1].runs[0]
+        raise ValueError(
+            f"{kept} must hold records of one data set, schedule and weights, got others in"
+            f" {odd.row}-{odd.seed}; move them to a folder of their own"
+        )
     judged = findings.findings(found, dataset)
     findings.save(judged, kept / "findings.json")
     write_best_predictions(found, dataset, kept / PREDICTIONS)

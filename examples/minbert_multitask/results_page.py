@@ -73,8 +73,10 @@ def _verdicts(judged: Sequence[Finding]) -> str:
         decided = [f"*{found.claim.text}*" for found in judged if found.verdict == verdict]
         which = f" ({', '.join(decided)})" if decided else ""
         parts.append(f"{verdict}: {len(decided)}{which}")
-    parts.append(f"{findings.UNDECIDED}: {sum(found.verdict == findings.UNDECIDED for found in judged)}")
-    parts.append(f"not yet run: {len(protocol.CLAIMS) - len(judged)}")
+    finished = sum(found.verdict != findings.UNFINISHED for found in judged)
+    undecided = sum(found.verdict == findings.UNDECIDED for found in judged)
+    parts.append(f"{findings.UNDECIDED}: {undecided}")
+    parts.append(f"{findings.UNFINISHED}: {len(protocol.CLAIMS) - finished}")
     return f"Of the protocol's {len(protocol.CLAIMS)} claims, {'; '.join(parts)}."
 
 

@@ -110,7 +110,9 @@ def _train(trainer: Trainer, job: Job, inputs: Inputs) -> None:
             ) from error
         begun = f"resumed at epoch {trainer.epoch}, iteration {trainer.iteration}"
     elif job.experiment.masked_lm:
+        started = time.monotonic()
         found = pretrain(trainer.model.encoder, inputs.tokens, inputs.tokenizer, job.settings)
+        trainer.seconds += time.monotonic() - started
         begun += (
             f" after {found.iterations} iterations of masked language modelling, loss {found.first_loss:.3f} "
             f"to {found.last_loss:.3f}"

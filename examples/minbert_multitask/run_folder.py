@@ -58,6 +58,8 @@ class Job:
         """Raises a ValueError if the folder holds a run, unless it is the same one and shall be resumed."""
         path = self.folder / REQUEST
         if not path.exists():
+            if (self.folder / RESULT).exists():
+                raise ValueError(f"{self.folder} holds a result without its {REQUEST}; choose another --out")
             return
         if not self.resume:
             raise ValueError(

@@ -179,8 +179,9 @@ def _notes(group: Comparable) -> list[str]:
     several = any(len(runs) > 1 for runs in group.rows.values())
     notes = [
         (
-            "±: half the bootstrap 95 % interval over the dev examples; the luck of the seed is not in it. A "
-            "gap between two rows that is smaller means nothing; to rank rows takes several seeds of each."
+            "±: half the bootstrap 95 % interval of a row's own score over the dev examples; the luck of the "
+            "seed is not in it. It does not judge a gap between two rows, which share the examples: that "
+            "takes several seeds of each, and `minbert findings`."
         ),
         "overall = (SST + QQP + (STS + 1) / 2) / 3, so an STS of 0 still adds 1/6.",
         (

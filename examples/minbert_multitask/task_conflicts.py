@@ -1,13 +1,15 @@
 """Whether tasks conflict, by the cosines between their gradients that runs have sampled."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
+from typing import Any
 
 import numpy as np
 
 from .conflicts_figure import PAIRS, cosines
+from .evaluate import Array
 from .findings import Difference, verdict
 from .intervals import half_width
 from .results import RunResult
@@ -20,8 +22,8 @@ class TaskConflict:
     Attributes:
         pair: The tasks, as in ``"sst-qqp"``.
         cosine: The mean over seeds of each seed's mean cosine, with its 95 % interval over seeds.
-        share: The share of samples below 0.
-        null: The mean cosine of one task's gradients on two batches, for either task.
+        share: The share of samples below 0, likewise a mean over seeds.
+        null: The cosine of one task's gradients on two batches, for either task, likewise.
         verdict: Confirmed where the whole interval is below 0, refuted where it is above.
     """
 
@@ -36,7 +38,8 @@ def task_conflicts(runs: Sequence[RunResult]) -> list[TaskConflict]:
     """Judges each pair of tasks.
 
     The unit is the seed, for runs of one seed see the same batches: rows and iterations within it are
-    averaged first, and the interval is Student's over seeds.
+    averaged first, and the interval is Student's over seeds. Rows that lack a seed are left out, or seeds
+    would differ by their rows.
 
     Args:
         runs: Of any rows and seeds.
@@ -44,18 +47,24 @@ def task_conflicts(runs: Sequence[RunResult]) -> list[TaskConflict]:
     Returns:
         By pair; nothing where no cosines were sampled.
     """
-    seeds = sorted({run.seed for run in runs if run.conflicts})
-    of_seed = {seed: [run for run in runs if run.seed == seed] for seed in seeds}
+    sampled = [run for run in runs if run.conflicts]
+    seeds = sorted({run.seed for run in sampled})
+    rows = {run.row for run in sampled}
+    whole = {row for row in rows if {run.seed for run in sampled if run.row == row} >= set(seeds)}
+    by_seed = [[run for run in sampled if run.seed == seed and run.row in whole] for seed in seeds]
+
+    def over_seeds(name: str, value: Callable[[Array], Any]) -> list[float]:
+        return [float(value(cosines(of_seed, name)[1])) for of_seed in by_seed]
+
     found = []
-    for pair in PAIRS if seeds else ():
-        samples = [cosines(of_seed[seed], pair)[1] for seed in seeds]
-        means = [float(each.mean()) for each in samples]
+    for pair in PAIRS if whole else ():
+        means = over_seeds(pair, np.mean)
         half = math.inf
         if len(means) > 1:
             half = half_width(of_examples=0.0, of_seeds=variance(means) / len(means), seeds=len(means))
         cosine = Difference(fmean(means), fmean(means) - half, fmean(means) + half, len(means))
-        first, second = (float(cosines(runs, task)[1].mean()) for task in pair.split("-"))
-        share = float((np.concatenate(samples) < 0).mean())
+        first, second = (fmean(over_seeds(task, np.mean)) for task in pair.split("-"))
+        share = fmean(over_seeds(pair, lambda values: np.mean(values < 0)))
         found.append(TaskConflict(pair, cosine, share, (first, second), verdict(cosine, sign=-1)))
     return found
 

@@ -1,14 +1,18 @@
 """The interval of a mean over seeds has the error of the examples and that of the seeds."""
 
 import math
+from pathlib import Path
 
+import minbert_multitask
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from minbert_multitask.evaluate import Score
-from minbert_multitask.intervals import mean_score
+from minbert_multitask.intervals import half_width, mean_score
 from scipy import stats
 
+PACKAGE = Path(minbert_multitask.__file__).parent
 scores = st.lists(
     st.builds(
         lambda value, below, above: Score(value, value - below, value + above),
@@ -50,6 +54,18 @@ def test_without_an_error_of_the_seeds_it_is_the_examples():
     mean = mean_score([Score(0.5, 0.47, 0.53), Score(0.5, 0.49, 0.51, flagged=True)])
     np.testing.assert_allclose([mean.low, mean.value, mean.high], [0.48, 0.5, 0.52])
     assert mean.flagged
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3, 5, 10])
+def test_of_three_seeds_it_covers_what_the_protocol_says(ratio):
+    """By how much seeds differ, in errors of the examples."""
+    generator, size = np.random.default_rng(0), 20_000
+    luck = ratio * generator.normal(size=(size, 3))
+    values = generator.normal(size=size) + luck.mean(axis=1)
+    halves = [half_width(of_examples=1.0, of_seeds=each, seeds=3) for each in luck.var(axis=1, ddof=1) / 3]
+    covered = np.mean(np.abs(values) <= halves)
+    assert 0.915 < covered < 0.955
+    assert "Of three seeds it covers 92 % or more" in (PACKAGE / "PROTOCOL.md").read_text(encoding="utf-8")
 
 
 def test_of_three_seeds_it_covers_the_truth_in_at_least_90_of_100_experiments():

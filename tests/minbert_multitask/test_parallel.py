@@ -34,13 +34,23 @@ def die(inputs, events, threads):
 
 def test_a_killed_process_is_one_sentence_with_the_remedy(jobs, small_inputs, monkeypatch):
     monkeypatch.setattr(parallel, "_prepare_process", die)
-    with pytest.raises(ChildProcessError, match=r"was killed.*--resume and fewer --jobs"):
+    with pytest.raises(
+        ChildProcessError, match=r"was killed.*go on with fewer --jobs, and of `train` with --resume"
+    ):
         parallel.run_all(jobs, small_inputs, processes=2)
 
 
 def test_no_job_begins_where_one_folder_is_taken(jobs, small_inputs):
     jobs[2].claim(small_inputs)
     with pytest.raises(ValueError, match="holds a run already"):
+        parallel.run_all(jobs, small_inputs, processes=2)
+    assert not jobs[0].folder.exists()
+
+
+def test_a_result_that_is_there_is_not_taken_for_the_run_that_is_asked_for(jobs, small_inputs):
+    jobs[2].folder.mkdir(parents=True)
+    (jobs[2].folder / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds a result without its run\.json; choose another --out"):
         parallel.run_all(jobs, small_inputs, processes=2)
     assert not jobs[0].folder.exists()
 

@@ -113,9 +113,15 @@ def test_of_one_seed_nothing_can_be_told():
     found = findings.difference(pairs_of(1, count=1, skills=(0.9, 0.1)), "sst")
     assert found.value > 0.5
     assert (found.low, found.high) == (-math.inf, math.inf)
-    assert findings.judge(CLAIMS[0], found).verdict == findings.UNDECIDED
+    assert findings.verdict(found, sign=1) == findings.UNDECIDED
     with pytest.raises(ValueError, match=r"^pairs must hold the predictions of one seed at least, got none$"):
         findings.difference([], "sst")
+
+
+@pytest.mark.parametrize("seeds", [1, 2, len(SEEDS)])
+def test_no_verdict_falls_before_all_seeds_have_run(seeds):
+    found = findings.judge(CLAIMS[1], findings.Difference(0.1, 0.05, 0.15, seeds))
+    assert found.verdict == (findings.CONFIRMED if seeds == len(SEEDS) else findings.UNFINISHED)
 
 
 def test_equal_runs_differ_by_nothing_and_confirm_nothing():
@@ -275,6 +281,57 @@ def test_a_killed_reproduction_keeps_what_had_ended(run, tmp_path, monkeypatch):
     assert len(run()) == 6
 
 
+def test_records_that_were_made_otherwise_are_refused_before_the_first_run(
+    run, small, small_data, tmp_path, monkeypatch
+):
+    (record,) = run(seeds=(1,), rows=("gs",))
+    monkeypatch.setattr(parallel, "run", lambda *_: pytest.fail("a row was run"))
+    with pytest.raises(
+        ValueError, match=r"gs-1 is a record with lr 0\.0001, got 0\.5; choose another --records"
+    ):
+        reproduction.reproduce(
+            select(["gse"]),
+            DataSource("small", small_data),
+            runs=tmp_path / "runs",
+            kept=tmp_path / "kept",
+            settings=replace(small, lr=0.5),
+        )
+    with pytest.raises(ValueError, match="records must have a folder of their own"):
+        reproduction.reproduce(
+            select(["gse"]),
+            DataSource("small", small_data),
+            runs=tmp_path / "kept",
+            kept=tmp_path / "kept",
+            settings=small,
+        )
+    other = replace(record.result, config={**record.result.config, "lr": 0.5})
+    other.save(record.folder / "result.json")
+    with pytest.raises(ValueError, match=r"gs-1 is a record with lr 0\.5, got 0\.0001"):
+        run(seeds=(1,), rows=("gs",))
+
+
+def test_records_of_two_schedules_are_not_judged_together(run, tmp_path, small_inputs):
+    first, _ = run(seeds=(1,), rows=("gs", "gse"))
+    other = replace(first.result, config={**first.result.config, "lr": 0.5})
+    other.save(first.folder / "result.json")
+    with pytest.raises(
+        ValueError, match="must hold records of one data set, schedule and weights, got others in"
+    ):
+        reproduction.conclude(tmp_path / "kept", small_inputs.dataset)
+
+
+def test_a_seed_asked_for_twice_is_run_once(run):
+    assert [record.result.seed for record in run(seeds=(5, 5), rows=("gs",), processes=2)] == [5]
+
+
+def test_runs_of_one_name_do_not_overwrite_each_others_predictions(run, tmp_path, small_data, capsys):
+    (record,) = run(seeds=(1,), rows=("gs",))
+    command = ["predict", *[str(record.folder)] * 2, "--data", str(small_data), "--out", str(tmp_path / "p")]
+    assert cli.main(command) == 2
+    assert "runs must differ in name for one --out, got gs-1 twice" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
 def test_a_record_is_evaluated_and_predicted_as_its_run_was(run, tmp_path, small_data, capsys):
     (record,) = run(seeds=(1,), rows=("multitask",))
     (tmp_path / "again").mkdir()
@@ -308,12 +365,19 @@ def test_records_of_other_data_and_broken_ones_are_refused(run, tmp_path, small_
     with pytest.raises(ValueError, match="is of data with fingerprint 0000, got"):
         Record(record.folder, other).predictions("dev", small_inputs.dataset)
     path = record.folder / "dev.npz"
+    whole = path.read_bytes()
     np.savez(path, sst=np.array([Hostile()] * 12, dtype=object))
     hostile = path.read_bytes()
-    for content in (b"PK", b"", hostile):
+    flipped = bytes(255 - byte if at % 3 else byte for at, byte in enumerate(whole))
+    for content in (b"PK", b"", hostile, whole[: len(whole) // 2], whole[:-5], flipped):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"dev\.npz is damaged .* reproduce the row again"):
+        with pytest.raises(ValueError, match=r"dev\.npz is damaged .* delete it and reproduce the row again"):
             record.predictions("dev", small_inputs.dataset)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"gs-1 lacks a file of the record; reproduce the row again$"):
+        records.load(tmp_path / "kept")
+    assert [again.folder for again in run(seeds=(1,), rows=("gs",))] == [record.folder]
+    assert path.read_bytes() == whole
     with pytest.raises(ValueError, match="holds no record of a run"):
         records.load(tmp_path / "nothing")
 

@@ -65,11 +65,12 @@ def test_the_page_says_how_much_has_been_run():
 
 
 def test_the_page_counts_the_verdicts_and_names_the_claims_that_are_decided():
-    wide, narrow = Difference(0.1, -1.0, 1.2, 2), Difference(0.1, 0.05, 0.15, 3)
+    wide, narrow = Difference(0.1, -1.0, 1.2, 3), Difference(0.1, 0.05, 0.15, 3)
     judged = [judge(CLAIMS[0], narrow), judge(CLAIMS[1], narrow), judge(CLAIMS[2], wide)]
+    judged.append(judge(CLAIMS[3], replace(narrow, seeds=2)))
     assert results_page.sections([run("gse")], judged)["verdicts"] == (
         f"Of the protocol's {len(CLAIMS)} claims, confirmed: 1 (*GSE beats gradient surgery*); refuted: 1 "
-        f"(*multitask hurts*); cannot be told at this size: 1; not yet run: {len(CLAIMS) - 3}."
+        f"(*multitask hurts*); cannot be told at this size: 1; not yet run with all seeds: {len(CLAIMS) - 3}."
     )
     nothing = results_page.sections([run("gse")], [])["verdicts"]
     assert "confirmed: 0; refuted: 0;" in nothing
@@ -96,10 +97,19 @@ def test_conflicts_are_judged_over_seeds_by_students_interval():
     half = stats.t.ppf(0.975, 2) * stdev(means) / 3**0.5
     assert found.cosine.value == pytest.approx(fmean(means))
     assert (found.cosine.low, found.cosine.high) == pytest.approx((fmean(means) - half, fmean(means) + half))
-    assert found.share == pytest.approx(6 / 7)
+    assert found.share == pytest.approx((1 + 1 + 2 / 3) / 3)
     assert found.null == pytest.approx((0.25, 0.5))
     assert found.verdict == (CONFIRMED if fmean(means) + half < 0 else UNDECIDED)
     assert turned.cosine.value == pytest.approx(-fmean(means))
+
+
+def test_a_seed_weighs_as_much_as_another_and_has_the_same_rows():
+    runs = [sampled("gse", 1, -0.5, null=0.1), sampled("gse", 2, *[0.5] * 9, null=0.3)]
+    alone = task_conflicts.task_conflicts(runs)
+    found = (alone[0].cosine.value, alone[0].share, *alone[0].null)
+    assert found == pytest.approx((0, 0.5, 0.2, 0.4))
+    assert task_conflicts.task_conflicts([*runs, sampled("gs", 2, -0.9, null=0.9)]) == alone
+    assert task_conflicts.task_conflicts([sampled("gs", 1, 0.1), sampled("gse", 2, 0.1)]) == []
 
 
 @pytest.mark.parametrize(
