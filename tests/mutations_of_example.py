@@ -54,7 +54,43 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
             "test_masked_lm.py::test_special_tokens_are_never_chosen_and_what_is_not_chosen_stays",
         ),
     ],
+    f"{_PACKAGE}/records.py": [
+        (
+            "if not Record.is_whole(path) and",
+            "if False and",
+            "test_reproduction.py::test_records_of_other_data_and_broken_ones_are_refused",
+        ),
+    ],
+    f"{_PACKAGE}/reproduction.py": [
+        (
+            "_check_kept(kept, settings, inputs.dataset)",
+            "pass",
+            "test_reproduction.py::test_records_that_were_made_otherwise_are_refused_before_the_first_run",
+        ),
+        (
+            "if groups[1:]:",
+            "if False:",
+            "test_reproduction.py::test_records_of_two_schedules_are_not_judged_together",
+        ),
+        (
+            "if not Record.is_whole(",
+            "if not Path.exists(",
+            "test_reproduction.py::test_records_of_other_data_and_broken_ones_are_refused",
+        ),
+    ],
+    f"{_PACKAGE}/task_conflicts.py": [
+        (
+            "and run.row in whole",
+            "",
+            "test_results_page.py::test_a_seed_weighs_as_much_as_another_and_has_the_same_rows",
+        ),
+    ],
     f"{_PACKAGE}/findings.py": [
+        (
+            "if finished else UNFINISHED",
+            "",
+            "test_reproduction.py::test_no_verdict_falls_before_all_seeds_have_run",
+        ),
         (  # the luck of the seeds is left out
             "float(each.var(ddof=1)) / count",
             "0.0",

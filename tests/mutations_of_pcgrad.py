@@ -133,8 +133,8 @@ PCGRAD: dict[str, list[tuple[str, ...]]] = {
             "test_projection.py::test_orders_are_uniform_and_drawn_anew_for_each_task",
         ),
         (
-            ", generator=generator)",
-            ")",
+            ", generator=generator, device",
+            ", device",
             "test_projection.py::test_the_order_comes_from_the_generator_alone",
         ),
         (

@@ -2,6 +2,11 @@
 
 SMARTREG: dict[str, list[tuple[str, ...]]] = {
     "smartreg/perturbation.py": [
+        (
+            "else self.noise_std + self.num_steps * self.step_size",
+            "else self.noise_std",
+            "test_diagnosis.py::test_without_a_ball_random_points_are_as_far_as_the_steps_lead",
+        ),
         (  # σ taken for a variance
             "* self.noise_std",
             "* self.noise_std**0.5",
@@ -147,6 +152,11 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
         ),
     ],
     "smartreg/regularizer.py": [
+        (
+            "if (\n            self._is_below_rounding",
+            "if False and (\n            self._is_below_rounding",
+            "test_state.py::TestPrecision::test_an_autocast_inside_the_forward_is_warned_of",
+        ),
         (
             "self.divergence if self.search_divergence is None else self.search_divergence",
             "self.divergence",
