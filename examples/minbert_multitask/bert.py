@@ -51,11 +51,15 @@ class BertConfig:
             )
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "BertConfig":
+    def from_folder(cls, folder: Path, *, num_layers: int | None = None) -> "BertConfig":
         """Reads a folder's ``config.json``; what it leaves out has BERT-base's value.
 
+        Args:
+            folder: The folder.
+            num_layers: Of the first so many layers; of all where None.
+
         Raises:
-            ValueError: If the file is missing or no JSON, or describes another architecture.
+            ValueError: If the file is missing or no JSON, or describes another architecture or fewer layers.
         """
         path = folder / "config.json"
         values = weights.read_config(path)
@@ -70,9 +74,16 @@ class BertConfig:
                 )
         names = [field.name for field in fields(cls)]
         try:
-            return cls(**{name: values[name] for name in names if values.get(name) is not None})
+            config = cls(**{name: values[name] for name in names if values.get(name) is not None})
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        if num_layers is None:
+            return config
+        if not 1 <= num_layers <= config.num_hidden_layers:
+            raise ValueError(
+                f"num_layers must be from 1 to {config.num_hidden_layers} for {folder}, got {num_layers}"
+            )
+        return replace(config, num_hidden_layers=num_layers)
 
 
 class BertOutput(NamedTuple):
@@ -124,13 +135,7 @@ class BertModel(nn.Module):
                 or have fewer than ``num_layers`` layers.
         """
         folder = weights.resolve(source)
-        config = BertConfig.from_folder(folder)
-        if num_layers is not None:
-            if not 1 <= num_layers <= config.num_hidden_layers:
-                raise ValueError(
-                    f"num_layers must be from 1 to {config.num_hidden_layers} for {folder}, got {num_layers}"
-                )
-            config = replace(config, num_hidden_layers=num_layers)
+        config = BertConfig.from_folder(folder, num_layers=num_layers)
         with torch.device("meta"):  # sizes without memory: every parameter comes from the file
             model = cls(config)
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}

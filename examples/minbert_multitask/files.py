@@ -37,12 +37,27 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def remove_half_written(folder: Path) -> None:
     """Removes what a process that was killed while it wrote has left anywhere in a folder.
 
+    What a living process may be writing stays.
+
     Raises:
         OSError: If a file may not be removed.
     """
     for path in folder.rglob(".*"):
-        if re.fullmatch(r"\..+\.\d+", path.name):
+        writer = re.fullmatch(r"\..+\.(\d+)", path.name)
+        if writer and not _is_living(int(writer[1])):
             path.unlink(missing_ok=True)
+
+
+def _is_living(process: int) -> bool:
+    if os.name != "posix":  # where this signal is one
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 def read_json(path: Path, *, remedy: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from . import weights
-from .bert import BertModel
+from .bert import BertConfig, BertModel
 from .data import SPLITS
 from .experiments import Experiment, select
 from .files import read_json, remove_half_written, write_atomically
@@ -55,7 +55,8 @@ class Job:
         return max(1, self.settings.epochs * epoch_iterations(self.experiment, self.settings))
 
     def check(self, inputs: Inputs) -> None:
-        """Raises a ValueError if the folder holds a run, unless it is the same one and shall be resumed."""
+        """Raises a ValueError if the job cannot be run, or its folder holds a run not to be resumed."""
+        BertConfig.from_folder(inputs.weights, num_layers=self.settings.layers)
         path = self.folder / REQUEST
         if not path.exists():
             if (self.folder / RESULT).exists():

@@ -197,6 +197,11 @@ OPTIONS = {
 }
 
 
+def test_too_many_layers_take_no_folder(place, train):
+    assert train("--layers", 7)[0] == 2
+    assert not (place / "runs").exists()
+
+
 @pytest.mark.parametrize("case", OPTIONS)
 def test_options(case, train):
     arguments, *parts = OPTIONS[case]
@@ -275,9 +280,18 @@ def test_what_a_killed_run_left_half_written_goes_when_it_is_resumed(place, trai
     before = snapshot(run).keys()
     for name in ("checkpoint.pt", "result.json", "run.json", "model/model.safetensors", "predictions/a.csv"):
         path = run / name
-        path.with_name(f".{path.name}.4321").write_bytes(b"half")
+        for dead in (2**22 + 1, os.getpid(), 10**30):  # beyond all process numbers, and one used again
+            path.with_name(f".{path.name}.{dead}").write_bytes(b"half")
     assert train("--resume")[0] == 0
     assert snapshot(run).keys() == before
+
+
+def test_what_another_process_may_be_writing_stays(place, train):
+    assert train()[0] == 0
+    path = place / "runs" / "multitask-11711" / f".checkpoint.pt.{os.getppid()}"
+    path.write_bytes(b"half")
+    assert train("--resume")[0] == 0
+    assert path.read_bytes() == b"half"
 
 
 def test_a_file_where_the_folder_should_be(place, train):
