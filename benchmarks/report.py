@@ -193,8 +193,9 @@ def growth_tables() -> str:
         parts.append(f"{table(header, lines)}\n\nTime grows with the {first} to the power of: {exponents}.")
     wins = found["gathering_wins_from"]
     parts.append(
-        "Gathering is the faster way "
-        + ("for none of these T." if wins is None else f"from T = {wins} on, among these T.")
+        "There is no T among these from which on gathering is the faster way."
+        if wins is None
+        else f"Gathering is the faster way from T = {wins} on, among these T."
     )
     return "\n\n".join(parts)
 

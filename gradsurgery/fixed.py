@@ -47,13 +47,13 @@ class RLW(GradientSurgery):
     """Random loss weighting (Lin et al. 2022, arXiv 2111.10603, Algorithm 2).
 
     The weights are T times (once, with ``reduction="mean"``) the softmax of T normal numbers, drawn anew at
-    each surgery from the ``generator``. The arguments are those of :class:`GradientSurgery`. Nothing waits
-    for the device.
+    each surgery from the ``generator``. A task without a gradient is left out of both. The arguments are
+    those of :class:`GradientSurgery`. Nothing waits for the device.
     """
 
     def weights(self, gramian: Tensor) -> Tensor:
-        """Returns the weights, all positive, whose sum is T."""
-        drawn = torch.randn(
-            len(gramian), generator=self.generator, dtype=torch.float64, device="cpu"
-        ).softmax(0)
-        return (len(gramian) * drawn).to(gramian.device, non_blocking=True)
+        """Returns the weights, all positive, whose sum is T, or of T tasks those that have a gradient."""
+        drawn = torch.randn(len(gramian), generator=self.generator, dtype=torch.float64, device="cpu")
+        takes_part = gramian.diagonal() != 0
+        drawn = drawn.to(gramian.device, non_blocking=True).where(takes_part, -torch.inf)
+        return (takes_part.sum() * drawn.softmax(0)).where(takes_part, 1.0)

@@ -115,3 +115,11 @@ def test_one_task_keeps_its_gradient():
     rows = double([[0.5, -2.0]])
     for method in (IMTLG, ConFIG, AlignedMTL):
         torch.testing.assert_close(operate(method, rows)[0], rows[0], rtol=1e-14, atol=0)
+
+
+def test_imtlg_of_three_tasks_may_raise_every_loss_where_config_lowers_them():
+    """As the guide to the methods says: gradients without a conflict, the third of them short."""
+    rows = torch.tensor([[1.0, 0.5, 0.0], [1.0, -0.5, 0.0], [0.1, 0.0, 0.01]], dtype=torch.float64)
+    assert (rows @ rows.T > 0).all()
+    assert (rows @ operate(IMTLG, rows, scope="all")[0] < 0).all()
+    assert (rows @ operate(ConFIG, rows, scope="all")[0] > 0).all()

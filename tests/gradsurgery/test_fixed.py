@@ -39,6 +39,18 @@ def test_random_weights_are_the_papers_from_the_generator_alone(tasks, seed):
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_a_task_without_a_gradient_has_no_part_in_the_random_weights():
+    rows = torch.eye(3, dtype=torch.float64)
+    rows[1] = 0
+    result, _ = operate(RLW, rows, scope="all")
+    assert result.sum() == pytest.approx(2)
+    assert result[1] == 0
+    alone, _ = operate(RLW, rows[:2], scope="all")
+    assert torch.equal(alone, rows[0])
+    nothing, _ = operate(RLW, torch.zeros(2, 3, dtype=torch.float64), scope="all")
+    assert not nothing.any()
+
+
 def test_random_weights_are_drawn_anew_and_fair():
     optimizer = RLW(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))
     drawn = torch.stack([optimizer.weights(torch.eye(3)) for _ in range(2000)])
