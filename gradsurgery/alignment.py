@@ -19,8 +19,8 @@ class IMTLG(GradientSurgery):
     The update has the same projection on every gradient: with u_i the unit gradients, ``u_i·d`` is one
     number. The weights add up to T (to 1 with ``reduction="mean"``), and some may be negative; of three tasks
     or more that number may be, too, even where no gradients conflict, and then every loss rises. Where the
-    weights can only cancel, as for opposite gradients, all are 0. Dependent gradients without such a d have the one that
-    comes closest.
+    weights can only cancel, as for opposite gradients, all are 0. Dependent gradients without such a d have
+    the one that comes closest.
 
     A task whose gradient is zero is left out. The arguments are those of :class:`GradientSurgery`. The T²
     numbers are read on the host, which waits for the device.
