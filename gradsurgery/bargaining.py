@@ -51,7 +51,8 @@ class NashMTL(GradientSurgery):
         if len(self.tasks) == 1:
             return torch.ones_like(gramian[0])
         solution, uses = self._solutions.get(self.part, {}), self._uses.get(self.part, 0)
-        if uses % self.update_every == 0 or not solution.keys() >= set(self.tasks):
+        new = [k for k, task in enumerate(self.tasks) if task not in solution]
+        if uses % self.update_every == 0 or (new and gramian.diagonal()[new].any()):
             weights = nash_weights(gramian)
             if not weights.isfinite().all():  # to be solved again, once the gradients are finite
                 return weights
@@ -60,7 +61,7 @@ class NashMTL(GradientSurgery):
             self._uses[self.part] = 1
             return weights
         self._uses[self.part] = uses + 1
-        held = [solution[task] for task in self.tasks]
+        held = [solution.get(task, 0.0) for task in self.tasks]
         weights = torch.tensor(held, dtype=gramian.dtype, device="cpu")
         return weights.to(gramian.device, non_blocking=True)
 

@@ -144,7 +144,8 @@ class Batch:
             penalty = smart._penalty(forward, inputs, outputs, rng, self.output_mask)
         norms = []
         for term in (penalty, self.loss(outputs)):
-            reached = torch.autograd.grad(term, self.parameters, retain_graph=True, allow_unused=True)
+            with forward.lent():
+                reached = torch.autograd.grad(term, self.parameters, retain_graph=True, allow_unused=True)
             found = [gradient for gradient in reached if gradient is not None]
             norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in found)))
         if not found:

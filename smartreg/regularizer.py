@@ -1,7 +1,7 @@
 """SMART, the smoothness-inducing adversarial regularizer."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Literal, TypeAlias, TypeVar
@@ -271,7 +271,10 @@ class SMART:
                 leaves = [delta.detach().requires_grad_() for delta in deltas]
                 with torch.enable_grad(), _replay(rng):
                     value = compare(climbed, forward.again(inputs.add(leaves)), clean, output_mask)
-                found = torch.autograd.grad(value, leaves, allow_unused=True) if value.requires_grad else ()
+                found: Sequence[Tensor | None] = ()
+                if value.requires_grad:
+                    with forward.lent():
+                        found = torch.autograd.grad(value, leaves, allow_unused=True)
                 gradients = [g for g in found if g is not None]
                 if len(gradients) < len(leaves):
                     raise ValueError(

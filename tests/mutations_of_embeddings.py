@@ -74,8 +74,8 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/forward.py": [
         (
-            "for module in self._known:",
-            "for module in ():",
+            "for module in self._known:\n                    visit",
+            "for module in ():\n                    visit",
             "test_any_module.py::test_wrapped_modules[compiled in place-resnet]",
             "test_forward.py::test_buffers_are_as_they_were_and_each_call_begins_with_them[a module]",
         ),
@@ -85,14 +85,34 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_leftovers.py::test_a_forward_that_raises_leaves_the_model_as_it_was",
         ),
         (  # into the memory that autograd has kept
-            "module._buffers[name] = noted.get(name, value).clone()",
+            "module._buffers[name] = copies[id(b)]",
             "pass",
             "test_forward.py::test_the_gradient_is_of_what_the_forward_wrote",
         ),
         (
-            "noted.get(name, value)",
-            "value",
+            "_copy(self._noted[id(b)][1] if id(b) in self._noted else b)",
+            "_copy(b)",
             "test_forward.py::test_a_penalty_compares_outputs_that_began_with_the_same_buffers",
+        ),
+        (
+            "copies[id(b)] = now",
+            "pass",
+            "test_forward.py::test_a_module_that_is_called_twice_goes_on_from_its_first_call[Momentum]",
+        ),
+        (
+            "self._noted.setdefault(",
+            "dict().setdefault(",
+            "test_forward.py::test_a_module_that_is_called_twice_goes_on_from_its_first_call[Momentum]",
+        ),
+        (
+            "buffer.clone() if buffer.requires_grad else ",
+            "",
+            "test_forward.py::test_a_buffer_keeps_its_graph",
+        ),
+        (
+            "self._known:\n                lend(module)",
+            "self._known:\n                pass",
+            "test_forward.py::test_a_checkpoint_that_is_computed_anew_moves_no_buffers",
         ),
         (
             "if not depth:",

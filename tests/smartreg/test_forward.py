@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from smartreg import SMART, symmetric_kl
 from smartreg.forward import Forward
@@ -138,3 +139,110 @@ def test_a_penalty_compares_outputs_that_began_with_the_same_buffers(way, detach
     torch.testing.assert_close([p.grad for p in model.parameters()], [p.grad for p in own.parameters()])
     at(x)
     assert not torch.equal(model.mean_square, own.mean_square)
+
+
+class Momentum(nn.Module):
+    """Divides by a running mean square that it replaces before it uses it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("mean_square", torch.ones(4))
+
+    def forward(self, x):
+        hidden = self.linear(x)
+        self.mean_square = self.mean_square * 0.5 + 0.5 * hidden.detach().square().mean(0)
+        return hidden / self.mean_square
+
+
+def same_again(function, x):
+    """Whether a function gives, called again, what it gave before, and before that."""
+    forward = Forward(function)
+    before = forward.again(x)
+    torch.testing.assert_close(forward(x), before, rtol=0, atol=0)
+    for _ in range(2):
+        torch.testing.assert_close(forward.again(x), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("module", [Momentum, Normalised])
+def test_a_module_that_is_called_twice_goes_on_from_its_first_call(module):
+    model = module().double()
+    calls = nn.ModuleList([model])
+    same_again(lambda x: model(x[:4]) - model(3 * x[4:]), torch.randn(8, 4, dtype=torch.float64))
+    same_again(lambda x: calls[0](x[:4]) - calls[0](3 * x[4:]), torch.randn(8, 4, dtype=torch.float64))
+
+
+def test_two_sets_of_buffers_for_one_module_stay_apart():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+    sets = [
+        {"1.running_mean": mean * torch.ones(4), "1.running_var": (1 + mean) * torch.ones(4)}
+        for mean in (0.0, 3.0)
+    ]
+    same_again(
+        lambda x: sum(k * torch.func.functional_call(model, s, (x,)) for k, s in enumerate(sets, 1)),
+        torch.randn(5, 4),
+    )
+
+
+def test_a_buffer_of_two_names_stays_one():
+    class Doubles(nn.Module):
+        def __init__(self, buffer, doubles):
+            super().__init__()
+            self.register_buffer("shared", buffer)
+            self.doubles = doubles
+
+        def forward(self, x):
+            return x * self.shared.mul_(2) if self.doubles else x * self.shared
+
+    buffer = torch.ones(4)
+    model = nn.Sequential(Doubles(buffer, True), Doubles(buffer, False))
+    same_again(model, torch.randn(5, 4))
+    assert model[0].shared is model[1].shared is buffer
+    assert torch.equal(buffer, torch.full((4,), 2.0))
+
+
+def test_a_buffer_keeps_its_graph():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(4))
+
+        def forward(self, x):
+            return x * self.scale
+
+    scale, x = torch.full((4,), 2.0, requires_grad=True), torch.randn(5, 4)
+    model, found = Scaled(), []
+    for function in (
+        lambda x: torch.func.functional_call(model, {"scale": scale}, (x,)),
+        lambda x: x * scale,
+    ):
+        torch.manual_seed(1)
+        penalty = SMART(epsilon=0.1, step_size=0.1, noise_std=0.1).penalize(function, x)[1]
+        found.append(torch.autograd.grad(penalty, scale)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_a_checkpoint_that_is_computed_anew_moves_no_buffers():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+        def forward(self, x):
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    model, x = Checkpointed(), torch.randn(8, 4)
+    smart = SMART(epsilon=0.1, step_size=0.1, noise_std=0.1, num_steps=3)
+    smart.diagnose(
+        model, x, loss=lambda o: o.square().mean(), parameters=list(model.parameters()), weight=1.0, samples=1
+    )
+    assert model.inner[1].num_batches_tracked == 0
+    smart.penalize(model, x)
+    assert model.inner[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("call", ["a module", "a function of it"])
+def test_buffers_that_have_no_shape_yet_get_one(call):
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.LazyBatchNorm1d())
+    SMART(epsilon=0.1).penalize(CALLS[call](model), torch.randn(5, 4))
+    assert model[1].num_batches_tracked == 1
