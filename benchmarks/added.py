@@ -4,22 +4,19 @@ Whole steps (``end_to_end.py``) differ from round to round by more than is added
 once and put back before each call, so that nothing else is timed but the T backwards, which stand for 1.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from minbert_multitask.bert import BertConfig
 from minbert_multitask.files import write_atomically
 from torch import Tensor, nn
 
 from gradsurgery import GSE, PCGrad
 
 from . import measure
-from .end_to_end import BACKWARDS, COMPILED, MINILM, SURGERY, UPDATE, Encoder
+from .end_to_end import BACKWARDS, COMPILED, SURGERY, UPDATE, Encoder, encoder_of, parser_of
 from .peers import compiled_kernels
 from .projection import LIMIT, limit
 
@@ -107,25 +104,10 @@ def costs(model: Encoder, tasks: int, rounds: int) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.added", description=__doc__)
-    parser.add_argument("--tasks", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=8, help="in a task's batch")
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=MINILM.num_hidden_layers)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = BertConfig(**{**vars(MINILM), "num_hidden_layers": options.layers})
-    encoder = Encoder(config, options.tasks, options.rows, options.tokens)
+    options = parser_of("added", __doc__, rounds=20).parse_args(arguments)
+    encoder, described = encoder_of(options)
     rows = costs(encoder, options.tasks, options.rounds)
-    found = {
-        "batch": {"tasks": options.tasks, "rows": options.rows, "tokens": options.tokens},
-        "encoder": {"layers": options.layers, "width": config.hidden_size},
-        "rows": rows,
-        "measured_with": measure.facts(),
-    }
+    found = {**described, "rows": rows, "measured_with": measure.facts()}
     write_atomically(options.output / "added.json", json.dumps(found, indent=2) + "\n")
     for name, row in rows.items():
         print(f"{name:48s}{row['cpu_ms']['median']:10.2f} ms {row['ratio']['median']:8.4f}")

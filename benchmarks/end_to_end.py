@@ -179,22 +179,35 @@ def memory(model: Encoder, tasks: int) -> dict[str, Any]:
     return {"gradient": 4 * sum(p.numel() for p in model.parameters()), "by": curves}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.end_to_end", description=__doc__)
+def parser_of(script: str, description: str | None, *, rounds: int) -> argparse.ArgumentParser:
+    """Returns the parser of a script that measures a step of the encoder."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{script}", description=description)
     parser.add_argument("--tasks", type=int, default=3)
     parser.add_argument("--rows", type=int, default=8, help="in a task's batch")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--layers", type=int, default=MINILM.num_hidden_layers)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--output", type=Path, default=measure.RESULTS, help="a folder")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def encoder_of(options: argparse.Namespace) -> tuple[Encoder, dict[str, Any]]:
+    """Returns the encoder that the options ask for, on one thread, and what it is."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = BertConfig(**{**vars(MINILM), "num_hidden_layers": options.layers})
     encoder = Encoder(config, options.tasks, options.rows, options.tokens)
-    found = {
+    return encoder, {
         "batch": {"tasks": options.tasks, "rows": options.rows, "tokens": options.tokens},
         "encoder": {"layers": options.layers, "width": config.hidden_size},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser_of("end_to_end", __doc__, rounds=8).parse_args(arguments)
+    encoder, described = encoder_of(options)
+    found = {
+        **described,
         "memory": memory(encoder, options.tasks),
         "minilm": costs(encoder, options.tasks, options.rounds),
         "mlp": costs(Mlp(options.tasks), options.tasks, 20 * options.rounds),
