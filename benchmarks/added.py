@@ -17,7 +17,7 @@ from gradsurgery import GSE, PCGrad
 
 from . import measure
 from .end_to_end import BACKWARDS, COMPILED, SURGERY, UPDATE, Encoder, encoder_of, parser_of
-from .peers import compiled_kernels
+from .peers import Loss, compiled_kernels
 from .projection import LIMIT, limit
 
 REUSE = "GSE, reuse, less its updates"
@@ -35,24 +35,21 @@ class GivenGradients:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], losses: Sequence[Callable[[], Tensor]]) -> None:
-        pairs = []
+        self.callables: list[Callable[[], None]] = []
+        self._gradients: list[Tensor] = []
         for loss in losses:
             loss().backward()
-            pairs.append([(p, p.grad) for p in parameters if p.grad is not None])
-            for parameter in parameters:
+            reached = [p for p in parameters if p.grad is not None]
+            row = [p.grad for p in reached]
+            self.callables.append(Loss(reached, row).backward)
+            self._gradients += row
+            for parameter in reached:
                 parameter.grad = None
-        self.callables = [partial(self._hand_over, task) for task in pairs]
-        self._gradients = [gradient for task in pairs for _, gradient in task]
         self._kept = [gradient.clone() for gradient in self._gradients]
 
     def restore(self) -> None:
         """Puts the gradients back where surgeries have written their sums."""
         torch._foreach_copy_(self._gradients, self._kept)
-
-    @staticmethod
-    def _hand_over(task: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
-        for parameter, gradient in task:
-            parameter.grad = gradient
 
 
 class Idle(torch.optim.Optimizer):

@@ -1,13 +1,13 @@
 """The gradients of ``L + λ R`` with one forward's activations alive at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .divergences import OutputMask, Outputs, detach
+from .divergences import OutputMask, Outputs, detach, tensors
 from .forward import Forward
 from .graphless import graphless
 from .inputs import Embeddings, Mask
@@ -92,9 +92,9 @@ def backward(
         return penalty.detach()
 
     def accumulate(*pairs: tuple[Tensor, Tensor | None]) -> None:
-        tensors, gradients = zip(*pairs, strict=True)
+        roots, gradients = zip(*pairs, strict=True)
         with inputs.full_precision():  # an autocast around this call is meant for the forwards
-            torch.autograd.backward(tensors, gradients)
+            torch.autograd.backward(roots, gradients)
 
     def arrived() -> list[tuple[Tensor, Tensor]]:
         """Returns the attached embeddings with the gradients that their leaves have gathered."""
@@ -118,7 +118,7 @@ def backward(
         with before.replay(), self._precision(inputs):
             outputs = forward(inputs.pack())
         value = loss(outputs)
-        pairs = list(zip(_tensors(outputs), _tensors(first), strict=True))
+        pairs = list(zip(tensors(outputs), tensors(first), strict=True))
         _check_repeated(pairs)
         carried = [(o, leaf.grad) for o, leaf in pairs if leaf.grad is not None and o.requires_grad]
         accumulate((_scaled(value, scale), None), *carried, *arrived())
@@ -129,12 +129,6 @@ def _scaled(value: Tensor, scale: Scale | None) -> Tensor:
     if scale is None:
         return value
     return scale(value) if callable(scale) else scale * value
-
-
-def _tensors(outputs: Outputs) -> list[Tensor]:
-    """Returns the outputs that are tensors, in order."""
-    values = outputs.values() if isinstance(outputs, Mapping) else [outputs]
-    return [value for value in values if isinstance(value, Tensor)]
 
 
 def _check_repeated(pairs: list[tuple[Tensor, Tensor]]) -> None:

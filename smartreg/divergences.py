@@ -167,16 +167,20 @@ def detach(outputs: Outputs, *, requires_grad: bool = False) -> Outputs:
     return _cut(outputs, requires_grad) if isinstance(outputs, Tensor) else outputs
 
 
+def tensors(outputs: Outputs) -> list[Tensor]:
+    """Returns the outputs that are tensors, in order."""
+    values = outputs.values() if isinstance(outputs, Mapping) else [outputs]
+    return [value for value in values if isinstance(value, Tensor)]
+
+
 def has_graph(outputs: Outputs) -> bool:
     """Returns whether any of the outputs is attached to a graph."""
-    values = outputs.values() if isinstance(outputs, Mapping) else [outputs]
-    return any(isinstance(value, Tensor) and value.requires_grad for value in values)
+    return any(value.requires_grad for value in tensors(outputs))
 
 
 def in_half_precision(outputs: Outputs) -> bool:
     """Returns whether any of the outputs has 16 bits a number."""
-    values = outputs.values() if isinstance(outputs, Mapping) else [outputs]
-    return any(isinstance(v, Tensor) and v.dtype in {torch.float16, torch.bfloat16} for v in values)
+    return any(value.dtype in {torch.float16, torch.bfloat16} for value in tensors(outputs))
 
 
 def _cut(output: Tensor, requires_grad: bool) -> Tensor:

@@ -138,10 +138,7 @@ class Batch:
     def _share(self, smart: "SMART") -> float:
         assert self.loss is not None
         inputs, forward = smart._check(self.embeddings, self.mask), Forward(self.forward)
-        with smart._precision(inputs):
-            rng = RNGState.capture() if smart.dropout == "shared" else None
-            outputs = forward.again(inputs.pack())
-            penalty = smart._penalty(forward, inputs, outputs, rng, self.output_mask)
+        outputs, penalty = smart._joint(forward.again, forward, inputs, self.output_mask)
         norms = []
         for term in (penalty, self.loss(outputs)):
             with forward.lent():

@@ -132,12 +132,8 @@ class SMART:
             TypeError: If embeddings or outputs are of the wrong type or structure.
             ValueError: If shapes do not fit, or if ε or σ is lost in the precision of the embeddings.
         """
-        inputs = self._check(embeddings, mask)
-        with self._precision(inputs):
-            rng = RNGState.capture() if self.dropout == "shared" else None
-            repeated = Forward(forward)
-            outputs = repeated(inputs.pack())
-            return outputs, self._penalty(repeated, inputs, outputs, rng, output_mask)
+        repeated = Forward(forward)
+        return self._joint(repeated, repeated, self._check(embeddings, mask), output_mask)
 
     def __call__(
         self,
@@ -207,6 +203,19 @@ class SMART:
     def _precision(self, inputs: Inputs) -> AbstractContextManager[object]:
         return inputs.full_precision() if self._rounds(inputs) else nullcontext()
 
+    def _joint(
+        self,
+        clean: Callable[[Embeddings], OutputsT],
+        forward: Forward[[Embeddings], Outputs],
+        inputs: Inputs,
+        output_mask: OutputMask,
+    ) -> tuple[OutputsT, Tensor]:
+        """Returns what ``clean`` gives at the embeddings, and R, of which ``forward`` gives the rest."""
+        with self._precision(inputs):
+            rng = RNGState.capture() if self.dropout == "shared" else None
+            outputs = clean(inputs.pack())
+            return outputs, self._penalty(forward, inputs, outputs, rng, output_mask)
+
     def _penalty(
         self,
         forward: Forward[[Embeddings], Outputs],
@@ -230,7 +239,7 @@ class SMART:
                 "forward must compute in the precision of its embeddings, got outputs of 16 bits, whose"
                 f" rounding outweighs a perturbation of radius {self.perturbation.radius:g}: put an autocast"
                 " that it enters around the call of this regularizer instead",
-                stacklevel=3,
+                stacklevel=4,
             )
         if has_graph(perturbed) and not self.detach_clean and not has_graph(clean):
             raise ValueError(

@@ -97,7 +97,7 @@ def predict_runs(options: Namespace) -> None:
     names = [folder.name for folder in options.runs]
     if options.out is not None and (again := {name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"runs must differ in name for one --out, got {min(again)} twice; take several --out"
+            f"runs must differ in name for one --out, got {min(again)} twice; predict one at a time"
         )
     for folder in options.runs:
         out = folder / PREDICTIONS
