@@ -31,6 +31,11 @@ RANKS: dict[str, list[tuple[str, ...]]] = {
             "if notes else set(range(world()))",
             "test_lost_ranks.py::test_the_others_name_the_rank_that_has_ended",
         ),
+        (  # a rank that stops keeps its connections, and who waits for it alone is called silent
+            "        traceback.clear_frames(error.__traceback__)",
+            "        pass",
+            "test_lost_ranks.py::test_the_others_name_the_rank_that_has_ended",
+        ),
         (
             "    if world() > 1:\n        optimizer.register_step_pre_hook(average)\n",
             "",

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -92,6 +93,7 @@ def group(*, timeout: float) -> Iterator[None]:
         yield
     except Exception as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until the reason is told
+        traceback.clear_frames(error.__traceback__)  # where a failed exchange would keep the connections open
         _leave()
         if isinstance(error, _Stopped) or (isinstance(error, RuntimeError) and _is_of_a_connection(error)):
             raise ConnectionError(_why(store, error)) from error

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from minbert_multitask import ranks
 
 WORLD, TIMEOUT = 3, 3.0
@@ -26,8 +27,14 @@ def end(number):
     return lambda: os.kill(os.getpid(), number)
 
 
+def wait_in_a_chain(rank):
+    """The last rank waits for the one that ends, and the first for the last alone."""
+    dist.recv(torch.empty(4), src={2: 1, 0: 2}[rank])
+
+
 SCENARIOS = {
     "killed": (1, end(signal.SIGKILL)),
+    "killed-in-a-chain": (1, end(signal.SIGKILL)),
     "first-killed": (0, end(signal.SIGKILL)),
     "hanging": (2, end(signal.SIGSTOP)),
     "first-hanging": (0, end(signal.SIGSTOP)),
@@ -48,6 +55,8 @@ def work(scenario, rank, port, folder):
             for step in range(1000):
                 if (rank, step) == (ending, 3):
                     act()
+                if (scenario, step) == ("killed-in-a-chain", 3):
+                    wait_in_a_chain(rank)
                 ranks.mean(torch.ones(4))
     except (ConnectionError, OSError) as error:
         print(type(error).__name__, error, flush=True)

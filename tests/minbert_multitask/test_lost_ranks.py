@@ -29,6 +29,7 @@ def said(tmp_path_factory):
     ("scenario", "ending", "own", "why"),
     [
         ("killed", 1, "", "rank 1 was killed or does not answer"),
+        ("killed-in-a-chain", 1, "", "rank 1 was killed or does not answer"),
         ("first-killed", 0, "", "rank 0 was killed or does not answer"),
         ("hanging", 2, "", "rank 2 was killed or does not answer (Timed out"),
         ("first-hanging", 0, "", "rank 0 was killed or does not answer (Timed out"),
