@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .batches import Batch
 from .bert import BertModel
-from .data import Example
+from .data import Example, load
 from .evaluate import Array, pearson
 from .experiments import EXPERIMENTS, Pooling
 from .files import write_atomically
@@ -72,7 +72,7 @@ class Mechanisms:
             untrained d features of the head (``"cls, d features"``).
         linear: Pearson's correlation of ridge regressions on frozen embeddings, by pooling and features;
             ``"[a; b]"`` is what an additive head can do with them.
-        data_fingerprint: A hash of the data.
+        data_fingerprint: A hash of the data, as the runs' results give it.
         weights: The weights' name.
     """
 
@@ -141,7 +141,7 @@ def measure(source: DataSource, settings: Settings) -> Mechanisms:
     return Mechanisms(
         saturation=saturations,
         linear=linear,
-        data_fingerprint=inputs.dataset.fingerprint,
+        data_fingerprint=load(source.folder).fingerprint,
         weights=Path(settings.weights).name,
     )
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from . import weights
 from .bert import BertConfig, BertModel
-from .data import SPLITS
+from .data import SPLITS, load
 from .experiments import Experiment, select
 from .files import read_json, remove_half_written, write_atomically
 from .inference import Predictor, predictor
@@ -120,12 +120,14 @@ class FinishedRun:
         experiment: The row.
         settings: How it was run, on the device asked for now.
         source: Its data, or other data asked for now.
+        fingerprint: What its own data must still have; None where other data is asked for.
     """
 
     folder: Path
     experiment: Experiment
     settings: Settings
     source: DataSource
+    fingerprint: str | None
 
     @classmethod
     def open(cls, folder: Path, *, device: str, data: Path | None = None) -> "FinishedRun":
@@ -158,7 +160,13 @@ class FinishedRun:
         source = DataSource(result.data.name, Path(data_folder))
         if data is not None:
             source = DataSource(data.resolve().name, data)
-        return cls(folder=folder, experiment=experiment, settings=settings, source=source)
+        return cls(
+            folder=folder,
+            experiment=experiment,
+            settings=settings,
+            source=source,
+            fingerprint=result.data.fingerprint if data is None else None,
+        )
 
     def predict(self, splits: Sequence[str] = SPLITS) -> tuple[Predictor, Inputs]:
         """Returns the predictor of the best epoch's model, and the inputs to predict on.
@@ -167,8 +175,9 @@ class FinishedRun:
             splits: The splits that will be predicted.
 
         Raises:
-            ValueError: If the run's data or model is gone or at fault.
+            ValueError: If the run's data or model is gone, at fault or not what it was.
         """
+        self._check_data()
         trained = self.experiment.update != "none"
         source: str | Path = self.folder / _MODEL if trained else self.settings.weights
         heads = self.folder / _MODEL / _HEADS
@@ -186,3 +195,14 @@ class FinishedRun:
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{heads} is damaged or another row's ({error}); train the row again") from error
         return predictor(model, self.settings), inputs
+
+    def _check_data(self) -> None:
+        """Refuses files that were changed since: their scores would not be those of the run's result."""
+        if self.fingerprint is None:
+            return
+        found = load(self.source.folder).fingerprint
+        if found != self.fingerprint:
+            raise ValueError(
+                f"{self.folder} was trained on data with fingerprint {self.fingerprint}, got {found} in"
+                f" {self.source.folder}; put the former files back, or name other data by --data"
+            )

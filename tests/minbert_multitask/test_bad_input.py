@@ -360,6 +360,15 @@ def test_evaluate_predictions_of_other_data(place, train, capsys):
     assert_refused(call(capsys, "evaluate", predictions, "--data", place / "data"), "lacks new")
 
 
+@pytest.mark.parametrize(("command", "changed"), [("evaluate", "sts-dev.csv"), ("predict", "sts-train.csv")])
+def test_a_run_whose_data_was_changed(place, train, capsys, command, changed):
+    assert train()[0] == 0
+    run = place / "runs" / "multitask-11711"
+    edit(place / "data" / changed, lambda content: content + b"99\tnew\tRain.\tSun.\t1.0\n")
+    assert_refused(call(capsys, command, run), run, "trained on data", place / "data", "--data")
+    assert call(capsys, command, run, "--data", place / "data")[0] == 0
+
+
 def test_predict_when_the_data_is_gone(place, train, capsys):
     assert train()[0] == 0
     shutil.rmtree(place / "data")

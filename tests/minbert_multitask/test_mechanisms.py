@@ -13,6 +13,7 @@ from minbert_multitask import mechanisms
 from minbert_multitask.heads import LinearSimilarity
 from minbert_multitask.inputs import DataSource
 from minbert_multitask.mechanisms import Mechanisms
+from minbert_multitask.results import RunResult
 from minbert_multitask.settings import Settings
 from minbert_multitask.typed_json import from_plain
 from scipy import stats
@@ -74,6 +75,12 @@ def test_the_experiments_run_on_small_data(small_data, small_weights):
     assert set(found.saturation) == {"cls", "cls, d features", "mean"}
     assert all(set(scores) == set(mechanisms.FEATURES) for scores in found.linear.values())
     assert found.markdown().count("\n") == 9
+
+
+def test_the_committed_findings_are_of_the_data_of_the_committed_runs():
+    runs = RunResult.load(RESULTS.parent / "multitask-11711" / "result.json")
+    found = json.loads(RESULTS.read_text())
+    assert (found["data_fingerprint"], found["weights"]) == (runs.data.fingerprint, runs.weights.name)
 
 
 def test_the_page_of_results_shows_the_committed_findings():
