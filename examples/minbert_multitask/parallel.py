@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -41,19 +41,32 @@ def run_all(
         ended: Called with each job that has ended, as it ends.
 
     Raises:
-        ValueError: If a job's folder, settings or weights are at fault.
+        ValueError: If a job's folder, settings or weights are at fault, or another process trains there.
         OSError: If a job cannot write, or its process was killed, for instance for want of memory.
     """
+    with ExitStack() as locks:
 
-    def claim() -> None:
-        for job in jobs:
-            job.check(inputs)
-        for job in jobs:
-            job.claim(inputs)
+        def claim() -> None:
+            for job in jobs:
+                job.check(inputs)
+            for job in jobs:
+                locks.enter_context(job.locked())
+                job.claim(inputs)
 
-    ranks.on_first(claim)
-    if not ranks.is_first():
-        return [run(job, inputs, lambda _: None) for job in jobs]
+        ranks.on_first(claim)
+        if not ranks.is_first():
+            return [run(job, inputs, lambda _: None) for job in jobs]
+        return _run_claimed(jobs, inputs, processes=processes, in_order=in_order, ended=ended)
+
+
+def _run_claimed(
+    jobs: list[Job],
+    inputs: Inputs,
+    *,
+    processes: int,
+    in_order: bool,
+    ended: Callable[[Job, RunResult], None],
+) -> list[RunResult]:
     with Bars({job.folder.name: job.iterations for job in jobs}) as bars:
         if processes == 1 or len(jobs) == 1:
             results = []

@@ -1,13 +1,15 @@
 """A run's folder: what it was asked for, its checkpoint, its predictions, its model, and last its result."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from . import weights
@@ -74,6 +76,27 @@ class Job:
                     f"{self.folder} was begun with {name} {had}, got {asked}; resume with the former "
                     "or choose another --out"
                 )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out of the folder inside the block; a killed process leaves no lock.
+
+        Raises:
+            ValueError: If another process trains in the folder.
+            OSError: If the disk is full or read-only.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"{self.folder} is where another process trains; wait until it ends or choose another --out"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def claim(self, inputs: Inputs) -> None:
         """Writes into the folder what is run there, and clears away what a killed run left half-written.

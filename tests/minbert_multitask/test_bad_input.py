@@ -8,7 +8,7 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
-from minbert_multitask import cli, files
+from minbert_multitask import cli, files, parallel
 
 SCHEDULE = ("--epochs", "2", "--iterations", "2", "--batch-size", "4", "--lr", "1e-3", "--probe-every", "0")
 
@@ -325,12 +325,29 @@ def test_a_disk_that_takes_no_more(place, train, monkeypatch, name, code):
     with monkeypatch.context() as patch:
         FullDisk(patch, name, code, after=1 if name == "checkpoint.pt" else 0)
         assert_refused(train(), os.strerror(code))
-    left = list((place / "runs").rglob(".*"))
-    assert not left, "no half-written file stays"
+    left = {path.name for path in (place / "runs").rglob(".*")}
+    assert left <= {".lock"}, "no half-written file stays"
     if name == "checkpoint.pt":
         assert (place / "runs" / "multitask-11711" / "checkpoint.pt").exists()
     if name != "run.json":
         assert train("--resume")[0] == 0
+
+
+def test_a_second_command_in_a_folder_where_one_trains(place, train, capsys, monkeypatch):
+    """Whether it would begin a run there or go on with one; the first goes on undisturbed."""
+    run, seconds = parallel.run, []
+
+    def begin_another_and_run(*arguments):
+        seconds.extend([train("--resume"), train()])
+        return run(*arguments)
+
+    monkeypatch.setattr(parallel, "run", begin_another_and_run)
+    assert train()[0] == 0
+    resumed, begun = seconds
+    assert_refused(resumed, place / "runs" / "multitask-11711", "another process trains", "--out")
+    assert_refused(begun, place / "runs" / "multitask-11711", "--out")
+    monkeypatch.setattr(parallel, "run", run)
+    assert train("--resume")[0] == 0
 
 
 # Runs and results that are not what they should be
