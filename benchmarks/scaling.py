@@ -175,13 +175,13 @@ def sent(found: dict[str, dict[str, int]], ranks: int) -> float:
 def expected(parameters: float, tensors: int, way: str, *, plain: bool) -> dict[str, dict[str, int]]:
     """Returns the bytes of :func:`counted` on paper, in float32; a test compares."""
     P = 4 * int(parameters)
+    compared = 8 * 2 * COMPARED  # int64, each number and its negative
     if way == "DDP":
         if plain:
             return {"all-reduce": {"bytes": P}}
-        compared = 8 * 2 * COMPARED  # int64, each number and its negative
         reached = 4 * TASKS * tensors  # int32, whether a task reaches a tensor
         return {"all-reduce": {"bytes": TASKS * P + compared + reached}}
-    gramian = {} if plain else {"all-reduce": {"bytes": 8 * TASKS**2}}
+    gramian = {} if plain else {"all-reduce": {"bytes": compared + 8 * TASKS**2}}
     reduced = 1 if plain else TASKS
     return {**gramian, "all-gather": {"bytes": 2 * TASKS * P}, "reduce-scatter": {"bytes": reduced * P}}
 

@@ -25,9 +25,19 @@ ALONE = 2**18
 _BITS = 2**55 - 1  # of a digest: its negative is an int64, too
 
 
+def is_on() -> bool:
+    """Returns whether this process is a rank, be it the only one."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def ranks(group: "ProcessGroup | None") -> int:
     """Returns the number of ranks in the group (default: all), 1 without ``torch.distributed``."""
-    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size(group) if is_on() else 1
+
+
+def members(group: "ProcessGroup | None") -> list[int]:
+    """Returns the ranks of the group (default: all), as the world counts them."""
+    return dist.get_process_group_ranks(group or dist.group.WORLD) if is_on() else [0]
 
 
 def add_up(matrices: Sequence[Tensor], group: "ProcessGroup | None") -> list[Tensor]:
@@ -119,32 +129,69 @@ def share_generator(generator: torch.Generator, group: "ProcessGroup | None") ->
     generator.set_state(states[0])
 
 
+_OF_ANOTHER_FORWARD = ("mark a variable ready only once", "Expected to have finished reduction")
+"""What the reducer says in a backward that it takes for that of an earlier forward."""
+
+
 @contextmanager
-def unsynchronized() -> Iterator[None]:
+def unsynchronized(among: Sequence[int] | None = None) -> Iterator[None]:
     """Keeps ``DistributedDataParallel`` modules called inside the block from averaging gradients themselves.
 
     Their reducer expects one backward a forward that reaches every parameter, and would mix up the rows of
-    tasks. It is switched off as ``no_sync`` does it, at each forward, since a task is any callable.
+    tasks. It is switched off as ``no_sync`` does it, at each forward, since a task is any callable. Buffers
+    are broadcast at each forward, as ever.
+
+    Args:
+        among: The ranks over which the rows are averaged in its place; None if they are not.
+
+    Raises:
+        ValueError: If a module's replicas are on other ranks, or it has a static graph.
+        RuntimeError: If a forward of a module from before the block waits for its backward.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_on():
         yield
         return
     synchronized: dict[nn.parallel.DistributedDataParallel, bool] = {}
 
     def switch_off(module: nn.Module, _: object) -> None:
-        if isinstance(module, nn.parallel.DistributedDataParallel):
-            if module.static_graph:
-                raise ValueError(
-                    "DistributedDataParallel in a callable must be without static_graph, got"
-                    " static_graph=True, which needs its own averaging: leave it out, or pass losses"
-                )
-            synchronized[module] = synchronized.get(module, False) or module.require_backward_grad_sync
-            module.require_backward_grad_sync = False
+        if not isinstance(module, nn.parallel.DistributedDataParallel):
+            return
+        if module not in synchronized:
+            _refuse_replicas(module, among)
+            synchronized[module] = module.require_backward_grad_sync
+        module.require_backward_grad_sync = False
+        # Which the forward before has taken back, for it was one without averaging.
+        module.require_forward_param_sync |= synchronized[module]
 
     handle = nn.modules.module.register_module_forward_pre_hook(switch_off)
     try:
         yield
+        for module in synchronized:
+            module.reducer._check_reducer_finalized()
+    except RuntimeError as error:
+        if any(words in str(error) for words in _OF_ANOTHER_FORWARD):
+            raise RuntimeError(
+                "DistributedDataParallel must run with gradients inside the callables alone, got a forward"
+                " from before, which waits for its own backward: move it into a callable, run it under"
+                " torch.no_grad(), or, with no fully_shard beside it, pass losses alone"
+            ) from error
+        raise
     finally:
         handle.remove()
         for module, flag in synchronized.items():
             module.require_backward_grad_sync = flag
+            module.require_forward_param_sync |= flag
+
+
+def _refuse_replicas(module: nn.parallel.DistributedDataParallel, among: Sequence[int] | None) -> None:
+    """Refuses a module whose replicas are on other ranks, or whose reducer cannot be switched off."""
+    if module.static_graph:
+        raise ValueError(
+            "DistributedDataParallel in a callable must be without static_graph, got static_graph=True, which"
+            " needs its own averaging: leave it out, or pass losses"
+        )
+    if among is not None and (replicas := members(module.process_group)) != among:
+        raise ValueError(
+            f"process_group must be of the ranks of DistributedDataParallel, {replicas}, got {among}: pass"
+            " process_group=module.process_group to the optimizer"
+        )

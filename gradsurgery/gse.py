@@ -193,10 +193,11 @@ class GSE(OptimizerWrapper):
         method, parameters, total = self.method, self.method._parameters(), TaskGradients()
         for parameter in parameters:
             parameter.grad = None
-        with torch.enable_grad(), distributed.unsynchronized():
+        ranks = distributed.members(method.process_group)
+        with torch.enable_grad(), distributed.unsynchronized(ranks):
             for name, task, autocast in tasks:
                 with autocast():
-                    differentiate(name, task, parameters, finite=method.nonfinite == "raise")
+                    differentiate(name, task, parameters, finite=method._finite())
                 (factor,) = factors(method.task_weights, [name])
                 total.take("sum", parameters, factor=factor)
         if distributed.ranks(method.process_group) > 1:

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -199,6 +199,10 @@ class GradientSurgery(OptimizerWrapper):
         # Each once: torch only warns of a parameter that a group lists twice.
         return list(dict.fromkeys(p for group in self.param_groups for p in group["params"]))
 
+    def _finite(self) -> Callable[[Tensor], bool] | None:
+        """Returns what tells whether a loss is finite; None if no loss is to be waited for."""
+        return self._replicas.finite if self.nonfinite == "raise" else None
+
     def _collect(self, losses: Losses, *, accumulate: bool) -> dict[str, Tensor | None]:
         """Adds the tasks' gradients to the rows and averages them over the ranks once they are complete."""
         tasks = named_tasks(losses)
@@ -208,18 +212,18 @@ class GradientSurgery(OptimizerWrapper):
         # With nothing accumulated before, a task that fails leaves nothing behind.
         gradients = self._gradients if self._gradients.rows else TaskGradients()
         values: dict[str, Tensor | None] = {}
-        finite = self.nonfinite == "raise"
         pending = sum(isinstance(task, Tensor) for task in tasks.values())
         sharding.refuse_held_back(parameters)
         names = [*gradients.rows, *tasks]
         means = None if accumulate else self._replicas.begin(names, parameters, self.generator)
         # The forward of a loss is past, and its DistributedDataParallel would take the backward for its own.
-        hooks = distributed.ranks(self.process_group) == 1 or any(map(sharding.is_sharded, parameters))
-        with gradients_set_aside(parameters), distributed.unsynchronized():
+        hooks = not distributed.is_on() or any(map(sharding.is_sharded, parameters))
+        ranks = distributed.members(self.process_group)
+        with gradients_set_aside(parameters), distributed.unsynchronized(ranks):
             for name, task in tasks.items():
                 pending -= isinstance(task, Tensor)
                 values[name] = differentiate(
-                    name, task, parameters, finite=finite, retain_graph=pending > 0, hooks=hooks
+                    name, task, parameters, finite=self._finite(), retain_graph=pending > 0, hooks=hooks
                 )
                 gradients.take(name, parameters)
                 if means:

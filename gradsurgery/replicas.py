@@ -33,14 +33,22 @@ class Replicas:
         self._backwards = 0
         self._reach: dict[str, list[bool]] = {}
 
+    def finite(self, loss: Tensor) -> bool:
+        """Waits for a loss, and returns whether it is finite on every rank: none goes on alone."""
+        own = bool(loss.isfinite())
+        if distributed.ranks(self._group) == 1:
+            return own
+        (somewhere_not,) = distributed.anywhere([not own], loss.device, self._group)
+        return not somewhere_not
+
     def begin(
         self, tasks: Sequence[str], parameters: Sequence[Tensor], generator: torch.Generator
     ) -> "RowMeans | None":
         """Begins a backward, after which every rank shall hold the same.
 
         A message tells whether they begin the same. It is sent now and waited for with the first row; on the
-        first backward, and on each that compares parameters, now. On the others there is none where all
-        parameters are sharded.
+        first backward, on each that compares parameters, and where all parameters are sharded, now: there
+        the rows of other tasks would be added up on the way.
 
         Args:
             tasks: The rows' names, in their order, also twice.
@@ -59,30 +67,26 @@ class Replicas:
         replicated = [p for p in parameters if not is_sharded(p)]
         is_first = self._backwards == 0
         is_due = is_first or (self._check_every > 0 and self._backwards % self._check_every == 0)
-        agreement = None
-        if replicated or is_due:
-            rank = torch.distributed.get_rank(self._group)
-            values = {
-                "backward(losses) must be called alike on every rank, got one more or less, or since"
-                f" load_state_dict(), on rank {rank}: call both on all ranks": self._backwards,
-                f"losses must name the same tasks in the same order on every rank, got {tasks} on rank"
-                f" {rank}: build the mapping alike on all ranks": tasks,
-                f"optimizer must hold the same parameters on every rank, got {len(parameters)} on rank {rank}"
-                " and not the same elsewhere: for ranks with other parts of a model, pass process_group=, the"
-                " ranks that hold replicas": [tuple(p.shape) for p in parameters]
-                if is_due
-                else len(parameters),
-                f"generator must be in the same state on every rank, got another on rank {rank}: draw from it"
-                " nowhere else": None if is_first else bytes(generator.get_state().tolist()),
-                f"optimizer must hold the same parameters on every rank, got other values on rank {rank} at"
-                f" backward {self._backwards}: build the model in DistributedDataParallel, which makes them"
-                " alike, or pass process_group=, the ranks that hold replicas": (
-                    distributed.checksum(replicated) if is_due and self._check_every else None
-                ),
-            }
-            agreement = _Agreement(values, local(parameters[0]).device, self._group)
-            if is_due:
-                agreement.check()
+        rank = torch.distributed.get_rank(self._group)
+        values = {
+            "backward(losses) must be called alike on every rank, got one more or less, or since"
+            f" load_state_dict(), on rank {rank}: call both on all ranks": self._backwards,
+            f"losses must name the same tasks in the same order on every rank, got {tasks} on rank"
+            f" {rank}: build the mapping alike on all ranks": tasks,
+            f"optimizer must hold the same parameters on every rank, got {len(parameters)} on rank {rank}"
+            " and not the same elsewhere: for ranks with other parts of a model, pass process_group=, the"
+            " ranks that hold replicas": [tuple(p.shape) for p in parameters] if is_due else len(parameters),
+            f"generator must be in the same state on every rank, got another on rank {rank}: draw from it"
+            " nowhere else": None if is_first else bytes(generator.get_state().tolist()),
+            f"optimizer must hold the same parameters on every rank, got other values on rank {rank} at"
+            f" backward {self._backwards}: build the model in DistributedDataParallel, which makes them"
+            " alike, or pass process_group=, the ranks that hold replicas": (
+                distributed.checksum(replicated) if is_due and self._check_every else None
+            ),
+        }
+        agreement = _Agreement(values, local(parameters[0]).device, self._group)
+        if is_due or not replicated:
+            agreement.check()
         if is_first:
             distributed.share_generator(generator, self._group)
         self._backwards += 1

@@ -48,8 +48,10 @@ def copies(parameter: Tensor, ranks: int) -> int:
     if mesh.size() != ranks:
         raise ValueError(
             f"process_group must be of the ranks that the parameters are on, got {ranks} ranks and a DTensor"
-            f" on a mesh of {mesh.size()}: pass process_group=mesh.get_group(), or of a mesh with several"
-            " dimensions dist.new_group(mesh.mesh.flatten().tolist())"
+            f" on a mesh of {mesh.size()}: put all parameters on one mesh, by fully_shard over its data"
+            " dimension and a tensor-parallel plan of all modules; or, if no other ranks hold replicas, pass"
+            " process_group=mesh.get_group(), of a mesh with several dimensions"
+            " dist.new_group(mesh.mesh.flatten().tolist())"
         )
     divided = [mesh.size(k) for k, placement in enumerate(placements) if not placement.is_replicate()]
     return int(ranks // torch.Size(divided).numel())

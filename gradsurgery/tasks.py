@@ -69,7 +69,7 @@ def differentiate(
     task: Task,
     parameters: Sequence[Tensor],
     *,
-    finite: bool = False,
+    finite: Callable[[Tensor], bool] | None = None,
     retain_graph: bool = False,
     hooks: bool = True,
 ) -> Tensor | None:
@@ -79,7 +79,7 @@ def differentiate(
         name: The task's name, for the messages.
         task: The task.
         parameters: All parameters of the optimizer.
-        finite: Whether to wait for the loss and refuse one that is not finite.
+        finite: Tells whether a loss is finite, on every rank; None waits for no loss and refuses none.
         retain_graph: Whether the graph of a loss is needed again; that of a callable never is.
         hooks: Whether hooks that wait for gradients to be accumulated may run, those of a
             ``DistributedDataParallel`` whose forward is past among them; without, ``.grad`` must be None.
@@ -89,18 +89,19 @@ def differentiate(
 
     Raises:
         ValueError: If the loss is not one number with a graph, or not finite; or, without hooks, if a
-            reentrant checkpoint is in its graph.
+            reentrant checkpoint, or another function that back-propagates by itself, is in its graph.
         RuntimeError: If a backward has freed its graph already.
     """
     with _graphs_explained(name, task):
         loss = task if isinstance(task, Tensor) else task()
         if loss is None:
             return None
-        _check_loss(name, loss, finite=finite)
+        _check_loss(name, loss, finite)
         if isinstance(task, Tensor) and not hooks:
             _refuse_reentrant_checkpoint(name, loss)
             reachable = [p for p in parameters if p.requires_grad]
             gradients = torch.autograd.grad(loss, reachable, retain_graph=retain_graph, allow_unused=True)
+            _refuse_backward_inside(name, parameters)
             for parameter, gradient in zip(reachable, gradients, strict=True):
                 parameter.grad = gradient
         else:
@@ -148,7 +149,7 @@ def gradients_set_aside(parameters: Sequence[Tensor]) -> Iterator[None]:
             parameter.grad = gradient
 
 
-def _check_loss(name: str, loss: object, *, finite: bool) -> None:
+def _check_loss(name: str, loss: object, finite: Callable[[Tensor], bool] | None) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(
@@ -159,9 +160,10 @@ def _check_loss(name: str, loss: object, *, finite: bool) -> None:
             f"the loss of task {name!r} must have a graph, got {loss!r} that requires no gradient: leave it"
             " attached, and run its forward with gradients enabled"
         )
-    if finite and not loss.isfinite():
+    if finite is not None and not finite(loss):
+        got = f"{loss.item()}" + (", and on another rank one that is not" if loss.isfinite() else "")
         raise ValueError(
-            f"the loss of task {name!r} must be finite, got {loss.item()}: look into its forward, or take"
+            f"the loss of task {name!r} must be finite, got {got}: look into its forward, or take"
             " nonfinite='pass' to let a GradScaler skip the step"
         )
 
@@ -183,16 +185,20 @@ def _refuse_reentrant_checkpoint(name: str, loss: Tensor) -> None:
         nodes += [following for following, _ in node.next_functions]
 
 
+def _refuse_backward_inside(name: str, parameters: Sequence[Tensor]) -> None:
+    """Refuses what has written into ``.grad``, which was empty: ``autograd.grad`` returns none of that."""
+    if any(parameter.grad is not None for parameter in parameters):
+        raise ValueError(
+            f"the loss of task {name!r} must have no function in its graph that back-propagates by itself,"
+            " got one, as reversible layers have: pass a callable that returns the loss"
+        )
+
+
 @contextmanager
 def _graphs_explained(name: str, task: Task) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "mark a variable ready only once" in str(error):
-            raise RuntimeError(
-                f"the loss of task {name!r} must have its forward through DistributedDataParallel inside the"
-                " callable, got one from before: run it there, or pass the loss itself"
-            ) from error
         if "through the graph a second time" not in str(error):
             raise
         remedy = (

@@ -14,6 +14,16 @@ DISTRIBUTED = {
             "False",
             "test_replicas.py::test_a_drift_is_told_at_the_interval",
         ),
+        (
+            "if is_due or not replicated:",
+            "if is_due:",
+            "test_replicas.py::test_what_differs_between_ranks_of_shards_is_refused_on_each_at_any_backward",
+        ),
+        (
+            "return not somewhere_not",
+            "return own",
+            "test_ddp.py::test_a_loss_that_is_not_finite_on_one_rank_is_refused_on_all",
+        ),
         ("row.pop(parameter, None)", "pass", _BRANCHES),
         ("[r and not s for r, s in", "[False for r, s in", _BRANCHES),
         (
@@ -24,13 +34,38 @@ DISTRIBUTED = {
     ],
     "gradsurgery/distributed.py": [
         (
-            "if not (dist.is_available() and dist.is_initialized()):\n        yield",
+            "if not is_on():\n        yield",
             "if ranks(None) == 1:\n        yield",
-            "test_distributed.py::test_a_single_rank_under_ddp_trains_as_without",
+            "test_ddp.py::test_a_single_rank_trains_as_without_ddp",
+        ),
+        (
+            "        module.require_forward_param_sync |= synchronized[module]\n",
+            "",
+            "test_ddp.py::test_buffers_are_broadcast_before_the_forwards_of_callables_as_of_losses",
+        ),
+        (
+            "module.require_forward_param_sync |= synchronized[module]",
+            "module.require_forward_param_sync = True",
+            "test_ddp.py::test_nothing_is_broadcast_inside_no_sync",
+        ),
+        (
+            "            module.require_forward_param_sync |= flag\n",
+            "",
+            "test_ddp.py::test_buffers_are_broadcast_before_the_forwards_of_callables_as_of_losses",
+        ),
+        (
+            "            module.reducer._check_reducer_finalized()",
+            "            pass",
+            "test_ddp.py::test_a_forward_that_waits_for_its_own_backward_is_told_at_once",
+        ),
+        (
+            "(replicas := members(module.process_group)) != among",
+            "(replicas := members(module.process_group)) is None",
+            "test_ddp.py::test_a_group_other_than_the_modules_is_refused",
         ),
         ("message.div_(share)", "message", _JOINED),
         ("highest == -lowest for", "True for", _REFUSED),
-        ("            if module.static_graph:", "            if False:", _REFUSED),
+        ("    if module.static_graph:", "    if False:", _REFUSED),
     ],
     "gradsurgery/sharding.py": [
         (
@@ -57,6 +92,20 @@ DISTRIBUTED = {
             "        return ranks\n",
             "        return 1\n",
             "test_sharding.py::test_however_the_model_is_sharded_and_the_step_made",
+        ),
+    ],
+    "gradsurgery/tasks.py": [
+        (
+            "            _refuse_backward_inside(name, parameters)\n",
+            "",
+            "test_ddp.py::test_a_loss_that_back_propagates_by_itself_is_refused_and_its_callable_is_right",
+        ),
+    ],
+    "gradsurgery/optimizer.py": [
+        (
+            "hooks = not distributed.is_on() or",
+            "hooks = distributed.ranks(self.process_group) == 1 or",
+            "test_ddp.py::test_a_single_rank_trains_as_without_ddp",
         ),
     ],
     "gradsurgery/gradients.py": [

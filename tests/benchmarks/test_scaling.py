@@ -35,7 +35,7 @@ def test_ranks_send_what_is_on_paper(ranks, world):
         for way, steps in found.items():
             assert {k: bytes_of(v) for k, v in steps.items()} == on_paper(way, P, len(SHAPES))
         surgery, plain = found["FSDP2"]["surgery"], found["FSDP2"]["plain"]
-        assert surgery["all-reduce"] == {"messages": 1, "bytes": 8 * scaling.TASKS**2}
+        assert surgery["all-reduce"]["messages"] == 2  # the comparison and the Gramian
         assert surgery["all-gather"] == plain["all-gather"]
         assert surgery["reduce-scatter"]["messages"] == scaling.TASKS * plain["reduce-scatter"]["messages"]
 

@@ -42,17 +42,6 @@ def test_ranks_train_as_one_process_on_the_joined_batch(ranks, name, world):
         check(kind, expected)
 
 
-def on_its_own(rank, world):
-    module = joined.ddp()
-    return joined.train(module, pcgrad(module, seed_of(0)), joined.part_of(rank, world), kind="callables")
-
-
-def test_a_single_rank_under_ddp_trains_as_without(ranks):
-    """As ``torchrun --nproc-per-node 1`` makes it: DDP's reducer would wait for the heads of other tasks."""
-    module = joined.Model()
-    check(ranks.run(on_its_own, 1), joined.train(module, pcgrad(module, seed_of(0)), joined.batch))
-
-
 def copied(rank, world):
     module = joined.Model()
     optimizer = pcgrad(module, seed_of(rank), process_group=torch.distributed.new_group(range(world)))

@@ -11,6 +11,7 @@ from torch.distributed import distributed_c10d as c10d
 from gradsurgery import PCGrad
 from tests.gradsurgery import joined
 from tests.gradsurgery.joined import pcgrad, seed_of
+from tests.versions import needs_fully_shard
 
 
 def refused(call):
@@ -99,7 +100,7 @@ def errors(ranks):
         ("static graph", "got static_graph=True.*: leave it out, or pass losses"),
         (
             "forward outside",
-            "RuntimeError: .*task '1' must have its forward.*: run it there, or pass the loss",
+            "RuntimeError: DistributedDataParallel must .* inside the callables .*: move it into a callable",
         ),
     ],
 )
@@ -110,6 +111,34 @@ def test_what_differs_between_ranks_is_refused_on_each(errors, name, message):
 
 def test_parameters_may_be_left_uncompared(errors):
     assert [found["unchecked"] for found in errors] == [None, None]
+
+
+def later_misuses(rank, world):
+    """Returns by misuse, at a second backward, what becomes of it on this rank."""
+    told = {}
+    for name in ("order", "number", "draw", "load"):
+        module, names = joined.fsdp(), "abc"
+        optimizer = pcgrad(module, seed_of(rank))
+        backward(optimizer, module, rank, world)
+        if name == "order":
+            names = "abc" if rank else "cba"
+        if name == "number":
+            names = "abc"[: 2 + rank]
+        if rank == 1 and name == "draw":
+            torch.rand(1, generator=optimizer.generator)
+        if rank == 1 and name == "load":
+            optimizer.load_state_dict(optimizer.state_dict())
+        told[name] = refused(lambda: backward(optimizer, module, rank, world, names))  # noqa: B023
+    return told
+
+
+@needs_fully_shard
+def test_what_differs_between_ranks_of_shards_is_refused_on_each_at_any_backward(ranks):
+    for told in ranks.run(later_misuses, 2):
+        assert "the same tasks in the same order on every rank" in told["order"]
+        assert "the same tasks in the same order on every rank" in told["number"]
+        assert "generator must be in the same state on every rank" in told["draw"]
+        assert "must be called alike on every rank" in told["load"]
 
 
 def drifting(rank, world):

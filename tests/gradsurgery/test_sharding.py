@@ -117,7 +117,8 @@ def test_one_message_of_T_by_T_numbers_adds_up_the_products(ranks):
     for results in ranks.run(third_backwards, 4):
         for (surgery, whole, plain), surgeries in zip(results, [1, 2], strict=True):
             assert surgery == [(0, surgeries * joined.T**2, torch.float64, True)]
-            assert whole == plain
+            comparison = (0, 10, torch.int64, False)
+            assert whole == [comparison, *plain]
 
 
 class Blocks(nn.Module):
@@ -362,7 +363,10 @@ def errors(ranks):
         ("held back", r"set_requires_gradient_sync\(False\).*: set it to True, and accumulate with backward"),
         ("held back in part", r"set_requires_gradient_sync\(False\).*: set it to True"),
         ("not all-reduced", r"set_requires_all_reduce\(False\)"),
-        ("other mesh", r"got 4 ranks and a DTensor on a mesh of 2: pass process_group=mesh.get_group\(\)"),
+        (
+            "other mesh",
+            r"got 4 ranks and a DTensor on a mesh of 2: put all parameters on .*=mesh.get_group\(\)",
+        ),
         ("diagnosis", "must be whole, got some of fully_shard, .*: do this before fully_shard"),
         ("partial", r"to Partial is for internal use only|Can not redistribute from R to P\("),  # torch's own
         ("fsdp1 False", "got flattened ones of FullyShardedDataParallel: .*fully_shard"),
