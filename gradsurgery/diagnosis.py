@@ -15,7 +15,7 @@ from statistics import NormalDist, fmean, stdev
 import torch
 from torch import Tensor
 
-from . import distributed, sharding
+from . import ddp, sharding
 from .conflicts import table
 from .gradients import TaskGradients
 from .projection import pcgrad_weights, random_order
@@ -156,7 +156,7 @@ def diagnose(
 def _sample(losses: Mapping[str, Callable[[], Tensor]], parameters: Sequence[Tensor]) -> Tensor:
     """Returns the Gramian ``(2T, 2T)`` of all tasks on a first batch and, below, on a second."""
     gradients = TaskGradients()
-    with torch.enable_grad(), gradients_set_aside(parameters), distributed.unsynchronized():
+    with torch.enable_grad(), gradients_set_aside(parameters), ddp.unsynchronized():
         for batch in range(2):
             for name, loss in losses.items():
                 # Without hooks, which is without accumulation: not every leaf is in the parameters.

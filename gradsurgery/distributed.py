@@ -8,12 +8,11 @@ that are divided among the ranks see :mod:`gradsurgery.sharding`.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -127,71 +126,3 @@ def share_generator(generator: torch.Generator, group: "ProcessGroup | None") ->
     states = [generator.get_state()]
     dist.broadcast_object_list(states, src=dist.get_global_rank(group, 0) if group else 0, group=group)
     generator.set_state(states[0])
-
-
-_OF_ANOTHER_FORWARD = ("mark a variable ready only once", "Expected to have finished reduction")
-"""What the reducer says in a backward that it takes for that of an earlier forward."""
-
-
-@contextmanager
-def unsynchronized(among: Sequence[int] | None = None) -> Iterator[None]:
-    """Keeps ``DistributedDataParallel`` modules called inside the block from averaging gradients themselves.
-
-    Their reducer expects one backward a forward that reaches every parameter, and would mix up the rows of
-    tasks. It is switched off as ``no_sync`` does it, at each forward, since a task is any callable. Buffers
-    are broadcast at each forward, as ever.
-
-    Args:
-        among: The ranks over which the rows are averaged in its place; None if they are not.
-
-    Raises:
-        ValueError: If a module's replicas are on other ranks, or it has a static graph.
-        RuntimeError: If a forward of a module from before the block waits for its backward.
-    """
-    if not is_on():
-        yield
-        return
-    synchronized: dict[nn.parallel.DistributedDataParallel, bool] = {}
-
-    def switch_off(module: nn.Module, _: object) -> None:
-        if not isinstance(module, nn.parallel.DistributedDataParallel):
-            return
-        if module not in synchronized:
-            _refuse_replicas(module, among)
-            synchronized[module] = module.require_backward_grad_sync
-        module.require_backward_grad_sync = False
-        # Which the forward before has taken back, for it was one without averaging.
-        module.require_forward_param_sync |= synchronized[module]
-
-    handle = nn.modules.module.register_module_forward_pre_hook(switch_off)
-    try:
-        yield
-        for module in synchronized:
-            module.reducer._check_reducer_finalized()
-    except RuntimeError as error:
-        if any(words in str(error) for words in _OF_ANOTHER_FORWARD):
-            raise RuntimeError(
-                "DistributedDataParallel must run with gradients inside the callables alone, got a forward"
-                " from before, which waits for its own backward: move it into a callable, run it under"
-                " torch.no_grad(), or, with no fully_shard beside it, pass losses alone"
-            ) from error
-        raise
-    finally:
-        handle.remove()
-        for module, flag in synchronized.items():
-            module.require_backward_grad_sync = flag
-            module.require_forward_param_sync |= flag
-
-
-def _refuse_replicas(module: nn.parallel.DistributedDataParallel, among: Sequence[int] | None) -> None:
-    """Refuses a module whose replicas are on other ranks, or whose reducer cannot be switched off."""
-    if module.static_graph:
-        raise ValueError(
-            "DistributedDataParallel in a callable must be without static_graph, got static_graph=True, which"
-            " needs its own averaging: leave it out, or pass losses"
-        )
-    if among is not None and (replicas := members(module.process_group)) != among:
-        raise ValueError(
-            f"process_group must be of the ranks of DistributedDataParallel, {replicas}, got {among}: pass"
-            " process_group=module.process_group to the optimizer"
-        )

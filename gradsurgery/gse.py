@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import distributed
+from . import ddp, distributed
 from .conflicts import ConflictReport
 from .gradients import Row, TaskGradients
 from .optimizer import GradientSurgery
@@ -194,7 +194,7 @@ class GSE(OptimizerWrapper):
         for parameter in parameters:
             parameter.grad = None
         ranks = distributed.members(method.process_group)
-        with torch.enable_grad(), distributed.unsynchronized(ranks):
+        with torch.enable_grad(), ddp.unsynchronized(ranks):
             for name, task, autocast in tasks:
                 with autocast():
                     differentiate(name, task, parameters, finite=method._finite())

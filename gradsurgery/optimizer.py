@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import distributed, sharding
+from . import ddp, distributed, sharding
 from .breakdown import Breakdown, checked_breakdown, divide
 from .conflicts import ConflictReport, add_up, report_on
 from .gradients import Row, TaskGradients
@@ -219,7 +219,7 @@ class GradientSurgery(OptimizerWrapper):
         # The forward of a loss is past, and its DistributedDataParallel would take the backward for its own.
         hooks = not distributed.is_on() or any(map(sharding.is_sharded, parameters))
         ranks = distributed.members(self.process_group)
-        with gradients_set_aside(parameters), distributed.unsynchronized(ranks):
+        with gradients_set_aside(parameters), ddp.unsynchronized(ranks):
             for name, task in tasks.items():
                 pending -= isinstance(task, Tensor)
                 values[name] = differentiate(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .divergences import OutputMask, Outputs, detach, tensors
 from .forward import Forward
-from .graphless import graphless
+from .graphless import graphless, parametrized_anew
 from .inputs import Embeddings, Mask
 from .parallel import no_sync
 from .rng import RNGState
@@ -36,6 +36,7 @@ class SmartTerms:
     outputs: Any
 
 
+@parametrized_anew()
 def backward(
     self: "SMART",
     forward: Callable[[Embeddings], Outputs],

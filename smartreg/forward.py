@@ -8,25 +8,29 @@ from typing import Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
+
+from .hooks import hooked
 
 P = ParamSpec("P")
 Y_co = TypeVar("Y_co", covariant=True)
+_LARGE = 2**20
+"""Bytes of a buffer from which on copies are spared."""
 
 
 class Forward(Generic[P, Y_co]):
-    """A function that is called once as ever, and then :meth:`again` with buffers as they were before.
+    """A function that is called once as ever, and then :meth:`again` with its modules as they were before.
 
-    Buffers are batch norm's running statistics and the like. What is called again works on copies, since
-    autograd may need what it has written there: to put the former values back into the same memory would
-    change its gradient.
+    They differ in buffers, batch norm's running statistics and the like, and in the attributes beside them,
+    such as the length for which a buffer has been made. What is called again works on copies, since autograd
+    may need what it has written there: to put the former values back into the same memory would change its
+    gradient. A large buffer that a call has left as it was, such as a frozen weight, is not copied again.
 
     Args:
         function: What is called. Of one with ``modules()``, such as a module, of a bound method of one, and
             of a ``functools.partial`` of these the modules are known. Those of any other callable are found
             by a hook on all modules, call by call; a module compiled in place by ``Module.compile()`` runs no
-            such hook.
+            such hook, and those that ``torch.func`` transforms are left alone.
     """
 
     def __init__(self, function: Callable[P, Y_co]) -> None:
@@ -35,21 +39,31 @@ class Forward(Generic[P, Y_co]):
         self._seen: dict[nn.Module, None] = {}
         # By the identity of the tensor, which is held: what a buffer was before the first call.
         self._noted: dict[int, tuple[Tensor, Tensor]] = {}
+        self._constant: dict[int, Tensor] = {}
+        self._attributes: dict[nn.Module, dict[str, object]] = {}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Y_co:
-        """Calls the function, and notes what its buffers are before."""
-        own: list[tuple[nn.Module, str, Tensor]] = []
+        """Calls the function, and notes what its modules are before."""
+        own: list[tuple[nn.Module, str, Tensor, int | None]] = []
 
         def note(module: nn.Module) -> None:
             self._seen[module] = None
-            for name, b in _own(module).items():
-                own.append((module, name, b))
+            buffers = _own(module)
+            if buffers and module not in self._attributes:
+                self._attributes[module] = dict(vars(module))
+            for name, b in buffers.items():
+                own.append((module, name, b, _version(b)))
                 if id(b) not in self._noted:
                     self._noted[id(b)] = b, _copy(b)
 
         def leave() -> None:
-            for module, name, b in own:
+            for module, name, b, version in own:
                 now = _own(module).get(name)
+                if now is b and _version(b) == version is not None and b.nbytes > _LARGE:
+                    self._constant[id(b)] = b
+                    self._noted.pop(id(b), None)
+                    continue
+                self._constant.pop(id(b), None)
                 if now is not None and now is not b:  # replaced
                     self._noted.setdefault(id(now), (now, self._noted[id(b)][1]))
             own.clear()
@@ -58,9 +72,9 @@ class Forward(Generic[P, Y_co]):
             return self.function(*args, **kwargs)
 
     def again(self, *args: P.args, **kwargs: P.kwargs) -> Y_co:
-        """Calls the function with buffers as noted, or else as they are, and leaves them as they are.
+        """Calls the function with its modules as noted, or else as they are, and leaves them as they are.
 
-        They are the same tensors of the same values afterwards.
+        Buffers are the same tensors of the same values afterwards.
         """
         with self._visited(*self._lending()):
             return self.function(*args, **kwargs)
@@ -79,34 +93,52 @@ class Forward(Generic[P, Y_co]):
     def _lending(self) -> tuple[Callable[[nn.Module], None], Callable[[], None]]:
         """Returns what lends a module copies of its buffers, and what gives all modules their own back.
 
-        Lent again, a buffer goes on as what its copy has become. Buffers are told apart by identity, for one
-        may have several names, and functional_call() puts others in their places.
+        Lent again, a buffer goes on as what its copy has become, and so do the attributes. Buffers are told
+        apart by identity, for one may have several names, and functional_call() puts others in their places.
         """
-        values: dict[int, tuple[Tensor, Tensor]] = {}
-        copies: dict[int, Tensor] = {}
+        values: dict[int, tuple[Tensor, Tensor | None, int | None]] = {}
+        copies: dict[int, tuple[Tensor, int | None]] = {}
         lent: dict[tuple[nn.Module, str], Tensor] = {}
+        become: dict[nn.Module, dict[str, object]] = {}
+        kept: dict[nn.Module, dict[str, object]] = {}
 
         def lend(module: nn.Module) -> None:
             self._seen[module] = None
-            for name, b in _own(module).items():
-                if (module, name) in lent:
+            buffers = _own(module)
+            if buffers and module not in kept:
+                kept[module] = dict(vars(module))
+                _set_attributes(module, become.get(module) or self._attributes.get(module) or kept[module])
+            for name, b in buffers.items():
+                if (module, name) in lent or id(b) in self._constant:
                     continue
                 if id(b) not in values:
-                    values[id(b)] = b, b.detach().clone()
-                    copies[id(b)] = _copy(self._noted[id(b)][1] if id(b) in self._noted else b)
+                    # A large one is not kept twice.
+                    values[id(b)] = b, None if b.nbytes > _LARGE else b.detach().clone(), _version(b)
+                    copy = _copy(self._noted[id(b)][1] if id(b) in self._noted else b)
+                    copies[id(b)] = copy, _version(copy)
                 lent[module, name] = b
-                module._buffers[name] = copies[id(b)]
+                module._buffers[name] = copies[id(b)][0]
 
         def give_back() -> None:
             for (module, name), b in lent.items():
                 now = _own(module).get(name)
+                copy, version = copies[id(b)]
+                is_unmoved = now is copy and _version(copy) == version is not None
+                if is_unmoved and b.nbytes > _LARGE and id(b) not in self._noted:
+                    self._constant[id(b)] = b
                 if now is not None:
-                    copies[id(b)] = now  # where the next call in the same function goes on
+                    copies[id(b)] = now, version  # where the next call in the same function goes on
                 module._buffers[name] = b
-                # What holds the tensor by itself may have written to it; and autograd may hold it, too, and
-                # would take a visible write for an error.
-                b.data.copy_(values[id(b)][1])
+                _, value, former = values[id(b)]
+                if value is not None and _version(b) != former:
+                    # What holds the tensor by itself has written to it; and autograd may hold it, too, and
+                    # would take a visible write for an error.
+                    b.data.copy_(value)
             lent.clear()
+            for module, attributes in kept.items():
+                become[module] = dict(vars(module))
+                _set_attributes(module, attributes)
+            kept.clear()
 
         return lend, give_back
 
@@ -124,7 +156,11 @@ class Forward(Generic[P, Y_co]):
         thread, depth = threading.get_ident(), 0
 
         def is_elsewhere() -> bool:
-            return torch.compiler.is_compiling() or threading.get_ident() != thread
+            return (
+                torch.compiler.is_compiling()
+                or threading.get_ident() != thread
+                or torch._C._functorch.peek_interpreter_stack() is not None
+            )
 
         def enter(module: nn.Module, _: object) -> None:
             nonlocal depth
@@ -142,15 +178,10 @@ class Forward(Generic[P, Y_co]):
             if not depth:  # before functional_call() takes its own buffers out again
                 leave()
 
-        hooks = (
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(exit, always_call=True),
-        )
         try:
-            yield
+            with hooked(enter, exit):
+                yield
         finally:
-            for hook in hooks:
-                hook.remove()
             leave()
 
 
@@ -167,6 +198,19 @@ def _modules(forward: object) -> list[nn.Module] | None:
 def _own(module: nn.Module) -> dict[str, Tensor]:
     buffers = module._buffers.items()
     return {name: buffer for name, buffer in buffers if buffer is not None and not is_lazy(buffer)}
+
+
+def _version(buffer: Tensor) -> int | None:
+    """Returns a number that each write changes; None of an inference tensor, which has none."""
+    return None if buffer.is_inference() else buffer._version
+
+
+def _set_attributes(module: nn.Module, attributes: dict[str, object]) -> None:
+    """Gives a module these attributes alone; its parameters and buffers, inside of two, are as they are."""
+    own = vars(module)
+    for name in own.keys() - attributes.keys():
+        del own[name]
+    own.update(attributes)
 
 
 def _copy(buffer: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 """Keeps data-parallel modules from exchanging gradients in passes that are not the last of a step."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+
+from .hooks import hooked
+
+_FLAGS = ("require_backward_grad_sync", "require_forward_param_sync")
 
 
 @contextmanager
@@ -18,10 +21,11 @@ def no_sync(forward: object) -> Iterator[None]:
     ``DistributedDataParallel`` keeps them in ``.grad``, modules of ``fully_shard`` unsharded.
 
     Args:
-        forward: What is called. One with ``no_sync()``, such as a data-parallel module, does it itself; one
-            with ``modules()`` names its modules; those of any other callable are found when they are called.
+        forward: What is called. One with ``no_sync()``, such as a trainer's, does it itself; one with
+            ``modules()`` names its modules; those of any other callable are found when they are called.
     """
-    if callable(own := getattr(forward, "no_sync", None)):
+    is_replicated = hasattr(forward, "require_backward_grad_sync")
+    if not is_replicated and callable(own := getattr(forward, "no_sync", None)):
         with own():
             yield
         return
@@ -37,26 +41,33 @@ def no_sync(forward: object) -> Iterator[None]:
             elif hasattr(module, "set_requires_gradient_sync"):
                 restore[module] = _switch_off_sharded(module)
 
-    handle = None
+    hooks: AbstractContextManager[None] = nullcontext()
     if callable(modules := getattr(forward, "modules", None)):
         for module in modules():
             switch_off(module)
     else:
-        handle = register_module_forward_pre_hook(switch_off)
+        hooks = hooked(switch_off)
     try:
-        yield
+        with hooks:
+            yield
     finally:
-        if handle is not None:
-            handle.remove()
         for put_back in restore.values():
             put_back()
 
 
 def _switch_off_replicated(module: Any) -> Callable[[], None]:
-    """Switches a ``DistributedDataParallel`` off and returns what puts it back."""
-    flag = module.require_backward_grad_sync
+    """Switches a ``DistributedDataParallel`` off and returns what puts it back.
+
+    A forward without averaging takes the next one's broadcast of buffers back, too, which is put back.
+    """
+    flags = {name: getattr(module, name, True) for name in _FLAGS}
     module.require_backward_grad_sync = False
-    return lambda: setattr(module, "require_backward_grad_sync", flag)
+
+    def put_back() -> None:
+        for name, flag in flags.items():
+            setattr(module, name, flag)
+
+    return put_back
 
 
 def _switch_off_sharded(module: Any) -> Callable[[], None]:

@@ -90,9 +90,28 @@ class BregmanProximalPoint(nn.Module):
                 generators[old.device] = torch.Generator(old.device).manual_seed(SEED + self.updates)
             moved = old.float().lerp_(new.float(), 1 - self.momentum)
             old.copy_(round_stochastically(moved, old.dtype, generators[old.device]))
-        for buffer, value in zip(self.teacher.buffers(), student.buffers(), strict=True):
-            buffer.copy_(value)
+        for part, its in zip(self.teacher.modules(), student.modules(), strict=True):
+            self._take_over(part, its)
         self.updates += 1
+
+    def _take_over(self, part: nn.Module, its: nn.Module) -> None:
+        """Copies a module's buffers, and the numbers and tensors beside them, such as their length."""
+        for name, value in its._buffers.items():
+            held = part._buffers.get(name)
+            if held is not None and value is not None and held.shape == value.shape:
+                held.copy_(value)
+            else:  # made anew for other lengths, made later, or taken away
+                part._buffers[name] = self._copied(value)
+        if its._buffers:
+            kinds = (int, float, Tensor)
+            for name, value in vars(its).items():
+                if isinstance(value, kinds) and name != "training":
+                    vars(part)[name] = self._copied(value)
+
+    def _copied(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().to(self.dtype if value.is_floating_point() else None, copy=True)
 
     def train(self, mode: bool = True) -> "BregmanProximalPoint":
         """Sets this module's mode; the teacher stays without dropout."""

@@ -3,6 +3,21 @@
 PROXIMAL: dict[str, list[tuple[str, ...]]] = {
     "smartreg/proximal.py": [
         (
+            "part._buffers[name] = self._copied(value)",
+            "pass",
+            "test_proximal.py::test_buffers_follow_in_any_shape_and_with_what_is_beside_them",
+        ),
+        (
+            "vars(part)[name] = self._copied(value)",
+            "pass",
+            "test_proximal.py::test_buffers_follow_in_any_shape_and_with_what_is_beside_them",
+        ),
+        (
+            "vars(part)[name] = self._copied(value)",
+            "vars(part)[name] = value",
+            "test_proximal.py::test_buffers_follow_in_any_shape_and_with_what_is_beside_them",
+        ),
+        (
             "old.lerp_(new.to(old), 1 - self.momentum)",
             "old.lerp_(new.to(old), self.momentum)",
             "test_proximal.py::test_the_teacher_is_the_moving_average_of_the_parameters",
@@ -33,7 +48,7 @@ PROXIMAL: dict[str, list[tuple[str, ...]]] = {
             "test_proximal.py::TestHalfPrecision::test_it_resumes_to_the_bit_and_moves_no_generator",
         ),
         (
-            "buffer.copy_(value)",
+            "held.copy_(value)",
             "pass",
             "test_proximal.py::test_buffers_follow_and_the_state_resumes",
         ),

@@ -51,6 +51,16 @@ RANKS: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/parallel.py": [
         (
+            '("require_backward_grad_sync", "require_forward_param_sync")',
+            '("require_backward_grad_sync",)',
+            "test_parallel.py::test_buffers_are_broadcast_before_the_forward_that_moves_them",
+        ),
+        (
+            "if not is_replicated and callable",
+            "if callable",
+            "test_parallel.py::test_buffers_are_broadcast_before_the_forward_that_moves_them",
+        ),
+        (
             "module.require_backward_grad_sync = False",
             "pass",
             "test_parallel.py::test_ranks_get_what_one_process_gets_and_exchange_gradients_once_a_step",

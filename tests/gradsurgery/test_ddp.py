@@ -216,3 +216,29 @@ def test_a_single_rank_trains_as_without_ddp(ranks, kind):
     """As ``torchrun --nproc-per-node 1`` makes it: DDP's reducer would wait for the heads of other tasks."""
     module = joined.Model()
     check(ranks.run(on_its_own, 1, kind), joined.train(module, pcgrad(module), joined.batch))
+
+
+def compilations(rank, world):
+    """Returns how often a module has been compiled after each step."""
+    found, compiled = [], []
+
+    def backend(graph, examples):
+        compiled.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    trunk = torch.compile(nn.Sequential(nn.Linear(6, 3), nn.Tanh()).double(), backend=backend)
+    module = DistributedDataParallel(trunk)
+    optimizer = pcgrad(module)
+    for step in range(4):
+        optimizer.zero_grad()
+        data = joined.batch(step, 0)[0]
+        optimizer.backward([lambda k=k, data=data: module(data)[:, k].square().mean() for k in range(2)])
+        optimizer.step()
+        found.append(len(compiled))
+    return found
+
+
+def test_a_compiled_module_is_not_compiled_anew_at_each_backward(ranks):
+    for found in ranks.run(compilations, 1):
+        assert found == [1] * 4

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from smartreg import SMART, symmetric_kl
@@ -59,6 +60,121 @@ def test_buffers_are_as_they_were_and_each_call_begins_with_them(call):
     assert moved["1.scale"].eq(2).all()
     torch.testing.assert_close(forward.again(x), first, rtol=0, atol=0)
     torch.testing.assert_close(state(model), moved, rtol=0, atol=0)
+
+
+class Grown(nn.Module):
+    """Makes its buffer anew for a longer input, and remembers for which length, as rotary embeddings do."""
+
+    def __init__(self):
+        super().__init__()
+        self.length = 0
+        self.register_buffer("table", torch.zeros(0))
+
+    def forward(self, x):
+        if x.shape[1] > self.length:
+            self.length = x.shape[1]
+            self.table = torch.arange(1.0, 1.0 + self.length)
+            self.made = True
+        return x * self.table[: x.shape[1]]
+
+
+@pytest.mark.parametrize("call", ["a module", "a function of it", "a function of its parts"])
+def test_attributes_beside_buffers_are_as_they_were_too(call):
+    model, x = nn.Sequential(Grown(), nn.Identity(), Grown()), torch.randn(5, 3)
+    forward = Forward(CALLS[call](model))
+    attributes = dict(vars(model[0]))
+    first = forward.again(x)
+    assert vars(model[0]) == attributes
+    assert model[0].table.numel() == 0
+    torch.testing.assert_close(forward(x), first, rtol=0, atol=0)
+    assert model[0].length == 3
+    assert model[0].made
+    torch.testing.assert_close(forward.again(x), first, rtol=0, atol=0)
+    assert model[0].length == 3
+    torch.testing.assert_close(model(x), first, rtol=0, atol=0)
+
+
+def test_a_module_that_is_called_twice_goes_on_with_its_attributes():
+    model, x = Grown(), torch.randn(5, 3)
+    forward = Forward(lambda x: model(x[:, :2]).sum() + model(x).sum() + model(x[:, :1]).sum())
+    first = forward.again(x)
+    torch.testing.assert_close(forward(x), first, rtol=0, atol=0)
+    torch.testing.assert_close(forward.again(x), first, rtol=0, atol=0)
+
+
+class Clones(TorchDispatchMode):
+    """Counts the copies of tensors of a number of elements."""
+
+    def __init__(self, elements):
+        super().__init__()
+        self.elements, self.found = elements, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.found += function is torch.ops.aten.clone.default and args[0].numel() == self.elements
+        return function(*args, **(kwargs or {}))
+
+
+class Frozen(nn.Module):
+    """Has a weight that is a buffer, as quantized layers do."""
+
+    def __init__(self, size, *, moves=False):
+        super().__init__()
+        self.moves = moves
+        self.register_buffer("weight", torch.eye(size))
+
+    def forward(self, x):
+        if self.moves:
+            self.weight.mul_(2)
+        return x @ self.weight
+
+
+@pytest.mark.parametrize("call", ["a module", "a function of it"])
+def test_a_large_buffer_that_stays_is_copied_once(call):
+    model, x = Frozen(513), torch.randn(2, 513)
+    for begin in ("again", "__call__"):
+        forward = Forward(CALLS[call](model))
+        with Clones(513**2) as clones:
+            found = [getattr(forward, begin)(x), *(forward.again(x) for _ in range(3))]
+            with forward.lent():
+                found.append(model(x))
+        assert clones.found == 1
+        assert all(torch.equal(y, x) for y in found)
+
+
+@pytest.mark.parametrize("call", ["a module", "a function of it"])
+def test_a_large_buffer_that_moves_is_lent_each_time(call):
+    model, x = Frozen(513, moves=True), torch.randn(2, 513)
+    for begin in ("again", "__call__"):
+        before = model.weight.clone()
+        forward = Forward(CALLS[call](model))
+        found = [getattr(forward, begin)(x), *(forward.again(x) for _ in range(3))]
+        assert all(torch.equal(y, found[0]) for y in found)
+        torch.testing.assert_close(model.weight, before * (2 if begin == "__call__" else 1))
+
+
+def test_a_buffer_that_nobody_wrote_to_is_not_written_to():
+    """One of several elements in one place cannot be, and others would look changed to autograd."""
+    model, x = nn.Linear(3, 3), torch.randn(5, 3)
+    model.register_buffer("prior", torch.zeros(1, 1).expand(1, 3))
+    forward = Forward(lambda x: model(x) + model.prior)
+    torch.testing.assert_close(forward.again(x), model(x), rtol=0, atol=0)
+
+
+def test_functions_of_transforms_are_called_as_they_are():
+    """Their batched buffers cannot be exchanged; torch itself refuses writes to buffers inside of them."""
+    models, x = [nn.BatchNorm1d(3).eval() for _ in range(2)], torch.randn(5, 3)
+    parameters, buffers = torch.func.stack_module_state(models)
+    one = partial(torch.func.functional_call, models[0])
+    forward = Forward(
+        lambda x: torch.func.vmap(lambda p, b, x: one((p, b), x), in_dims=(0, 0, None))(
+            parameters, buffers, x
+        )
+    )
+    expected = torch.stack([model(x) for model in models])
+    for call in (forward.again, forward, forward.again):
+        torch.testing.assert_close(call(x), expected)
+    gradient = Forward(torch.func.vmap(torch.func.grad(lambda x: models[0](x[None]).sum())))
+    torch.testing.assert_close(gradient.again(x), gradient(x), rtol=0, atol=0)
 
 
 def test_they_are_after_an_error_too():

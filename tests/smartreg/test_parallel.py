@@ -162,6 +162,45 @@ def test_ranks_get_what_one_process_gets_and_exchange_gradients_once_a_step(rank
             assert messages == STEPS * plain > 0, mode
 
 
+class Centred(nn.Module):
+    """A forward that moves a buffer and uses it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.outer = nn.Linear(6, 3).double()
+        self.register_buffer("centre", torch.zeros(6).double())
+
+    def forward(self, x):
+        self.centre.mul_(0.5).add_(0.5 * x.detach().mean((0, 1)))
+        return self.outer((x - self.centre).mean(1))
+
+
+def centres(rank, world):
+    """Returns by way the buffer after three steps, and what it ought to be by the first rank's."""
+    found = []
+    for way in ("plain", "two phases", "joint"):
+        model = DistributedDataParallel(Centred())
+        for step in range(3):
+            torch.manual_seed(10 * step + rank)
+            x = torch.randn(4, 5, 6).double()
+            if way == "plain":
+                model(x).square().sum().backward()
+            elif way == "two phases":
+                SMART().backward(model, x, lambda outputs: outputs.square().sum(), weight=1.0)
+            else:
+                outputs, penalty = SMART().penalize(model, x)
+                (outputs.square().sum() + penalty).backward()
+        found.append(model.module.centre.clone())
+    return found
+
+
+def test_buffers_are_broadcast_before_the_forward_that_moves_them(ranks):
+    for plain, two_phases, joint in ranks.run(centres, 2):
+        assert torch.equal(two_phases, plain)
+        assert torch.equal(joint, plain)
+
+
 def test_the_penalty_counts():
     """Without which the equalities above would say little."""
     weights = {mode: alone(mode) for mode in MODES}

@@ -89,6 +89,43 @@ def test_buffers_follow_and_the_state_resumes(x):
     assert torch.equal(other(outputs, x), proximal(outputs, x))
 
 
+class Growing(nn.Module):
+    """Makes its buffer anew for longer inputs, as tables of positions do, and remembers for which length."""
+
+    def __init__(self):
+        super().__init__()
+        self.length = 0
+        self.register_buffer("table", torch.zeros(0).double())
+        self.register_buffer("later", None)
+        self.outer = nn.Linear(6, 3).double()
+
+    def forward(self, x):
+        if x.shape[1] > self.length:
+            self.length, self.scale = x.shape[1], torch.tensor(2.0)
+            self.later = torch.ones(1).double()
+            self.table = torch.linspace(0, 1, self.length).double()
+        return self.outer((self.later * self.scale * self.table[: x.shape[1], None] * x).sum(1))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_buffers_follow_in_any_shape_and_with_what_is_beside_them(dtype):
+    model = Growing()
+    proximal = BregmanProximalPoint(model, momentum=0.0, dtype=dtype)
+    for length in (2, 5, 3):
+        model(torch.randn(4, length, 6).double())
+        proximal.update()
+        assert proximal.teacher.table.shape == model.table.shape
+        assert proximal.teacher.length == model.length
+    assert proximal.teacher.table.dtype == (dtype or torch.float64)
+    assert proximal.teacher.table is not model.table
+    assert proximal.teacher.scale is not model.scale
+    assert model.training
+    assert not proximal.teacher.training
+    x = torch.randn(4, 4, 6).double()
+    assert proximal(model(x), x).item() == pytest.approx(0.0, abs=1e-12 if dtype is None else 1e-2)
+    assert model.table.shape == proximal.teacher.table.shape == (5,)
+
+
 def test_the_models_own_parameters_are_no_part_of_it(make):
     model = make()
     proximal = BregmanProximalPoint(model)
