@@ -30,7 +30,7 @@ class Forward(Generic[P, Y_co]):
         function: What is called. Of one with ``modules()``, such as a module, of a bound method of one, and
             of a ``functools.partial`` of these the modules are known. Those of any other callable are found
             by a hook on all modules, call by call; a module compiled in place by ``Module.compile()`` runs no
-            such hook, and those that ``torch.func`` transforms are left alone.
+            such hook.
     """
 
     def __init__(self, function: Callable[P, Y_co]) -> None:
@@ -156,11 +156,7 @@ class Forward(Generic[P, Y_co]):
         thread, depth = threading.get_ident(), 0
 
         def is_elsewhere() -> bool:
-            return (
-                torch.compiler.is_compiling()
-                or threading.get_ident() != thread
-                or torch._C._functorch.peek_interpreter_stack() is not None
-            )
+            return torch.compiler.is_compiling() or threading.get_ident() != thread
 
         def enter(module: nn.Module, _: object) -> None:
             nonlocal depth

@@ -143,16 +143,6 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_forward.py::test_a_buffer_that_nobody_wrote_to_is_not_written_to",
         ),
         (
-            "or torch._C._functorch.peek_interpreter_stack() is not None",
-            "",
-            "test_forward.py::test_functions_of_transforms_are_called_as_they_are",
-        ),
-        (  # into the memory that autograd has kept
-            "module._buffers[name] = copies[id(b)][0]",
-            "pass",
-            "test_forward.py::test_the_gradient_is_of_what_the_forward_wrote",
-        ),
-        (
             "_copy(self._noted[id(b)][1] if id(b) in self._noted else b)",
             "_copy(b)",
             "test_forward.py::test_a_penalty_compares_outputs_that_began_with_the_same_buffers",

@@ -61,7 +61,7 @@ def test_the_committed_runs_are_of_the_protocol(real_runs):
 def test_the_page_of_results_is_written_from_the_committed_records(real_runs):
     page = (EXAMPLE / "RESULTS.md").read_text(encoding="utf-8")
     judged = findings.load(REPRODUCTION / "findings.json")
-    assert results_page.fill(page, results_page.sections(real_runs, judged)) == page
+    assert results_page.fill(page, results_page.sections(real_runs, judged), EXAMPLE / "RESULTS.md") == page
     for path in re.findall(r"\]\(([^)#:]+)\)", page):
         assert (EXAMPLE / path).exists(), path
 

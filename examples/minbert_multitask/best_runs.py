@@ -1,13 +1,12 @@
 """Whose predictions on test are handed in: a run of each of the three best rows, and of the row ``best``."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 from .comparable import Comparable
 from .data import Dataset
-from .prediction_files import write_predictions
+from .prediction_files import remove_predictions, write_predictions
 from .records import Record
 from .results import RunResult
 
@@ -46,4 +45,4 @@ def write_best_predictions(records: Sequence[Record], dataset: Dataset, folder: 
         if record.result in best:
             write_predictions(record.predictions("test", dataset), "test", own)
         elif own.is_dir():
-            shutil.rmtree(own)
+            remove_predictions("test", own)

@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
     why = add("why", commands.measure_mechanisms, "Show on the frozen encoder why two similarity heads fail.")
     why.add_argument("--data", required=True, metavar="DIR", help="a folder with the handout's files")
-    why.add_argument("--weights", default=_DEFAULTS["weights"], help="default: %(default)s")
+    why.add_argument("--weights", type=_weights, default=_DEFAULTS["weights"], help="default: %(default)s")
     why.add_argument("--device", choices=DEVICES, default="auto")
     why.add_argument("--out", type=Path, metavar="FILE", help="a JSON file to write")
 
@@ -141,7 +141,8 @@ def _parser() -> argparse.ArgumentParser:
             nargs="+",
             type=Path,
             metavar="RUN",
-            help="a run's folder, as `train` made it, or its record, as `reproduce` kept it",
+            help="a run's folder, as `train` made it, or with --data its record, as `reproduce` kept it"
+            + (", or a folder of prediction files" if name == "evaluate" else ""),
         )
         subparser.add_argument(
             "--data", metavar="DIR", type=Path, help="a folder of data files (default: the run's own)"
@@ -174,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("runs/demo"), help="default: %(default)s, or the next free name"
     )
     demo.add_argument("--jobs", type=int, default=2, help="rows trained at a time (default: %(default)s)")
-    demo.add_argument("--weights", default=_DEFAULTS["weights"], help="default: %(default)s")
+    demo.add_argument("--weights", type=_weights, default=_DEFAULTS["weights"], help="default: %(default)s")
     demo.add_argument("--device", choices=DEVICES, default="auto")
     demo.add_argument("--iterations", type=int, default=commands.DEMO.iterations, help="default: %(default)s")
     return parser
@@ -211,8 +212,13 @@ def _add_reproduction(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="the protocol's, or the paper's in full (default: %(default)s)",
     )
-    parser.add_argument("--weights", default=_DEFAULTS["weights"], help="default: %(default)s")
+    parser.add_argument("--weights", type=_weights, default=_DEFAULTS["weights"], help="default: %(default)s")
     _add_page(parser)
+
+
+def _weights(name: str) -> str:
+    """Returns a name of weights as results call it: a folder without a slash at its end."""
+    return os.path.normpath(name) if name else name
 
 
 def _add_page(parser: argparse.ArgumentParser) -> None:
@@ -256,6 +262,7 @@ def _add_settings(parser: argparse.ArgumentParser, *, only: Sequence[str] = tupl
         "weights",
         "a folder of the Hugging Face form, an installed package or a hub's name",
         metavar="FOLDER|PACKAGE|HUB",
+        type=_weights,
     )
     add("layers", "keep only the first encoder layers", type=int)
     add("epochs", "epochs, each of which ends with an evaluation on dev", type=int)

@@ -172,6 +172,8 @@ def demo(options: Namespace) -> None:
 
 def reproduce(options: Namespace) -> None:
     """Runs what has no record yet of the reproduction, and prints the table and the findings."""
+    if options.page is not None:
+        results_page.check(options.page)
     found, judged = reproduction.reproduce(
         select(options.rows),
         DataSource.find(options.data, options.out),
@@ -189,6 +191,8 @@ def reproduce(options: Namespace) -> None:
 
 def print_findings(options: Namespace) -> None:
     """Prints the verdict on every claim; writes and draws beside the records what follows from them."""
+    if options.page is not None:
+        results_page.check(options.page)
     found, judged = reproduction.conclude(options.records, load(options.data, splits=SPLITS))
     _show_findings([record.result for record in found], judged, options)
 

@@ -88,7 +88,7 @@ def comparable(results: Iterable[RunResult]) -> list[Comparable]:
         decisive = sorted(run.config.keys() - _NO_MATTER - {"layers"})
         settings = [(name, repr(run.config[name])) for name in decisive if name != "packed"]
         settings.append(("packed", repr(run.config.get("packed", False))))
-        key = (run.data.name, run.data.fingerprint, run.weights, *settings)
+        key = (run.data.fingerprint, run.weights, *settings)
         found.setdefault(key, []).append(run)
     return [Comparable(tuple(runs)) for runs in found.values()]
 

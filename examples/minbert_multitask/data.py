@@ -122,9 +122,7 @@ def load(folder: str | Path, *, splits: Sequence[str] = SPLITS) -> Dataset:
         for split in splits:
             path = path_of(folder, task, split)
             if not path.is_file():
-                raise ValueError(
-                    f"{path} is missing; give a folder with the handout's files, or `demo` or `hub`"
-                )
+                raise ValueError(f"{path} is missing; give --data, a folder with the handout's nine files")
             examples[task, split] = _read(path, _FORMS[task], split)
     return Dataset(examples)
 

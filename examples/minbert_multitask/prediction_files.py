@@ -35,6 +35,18 @@ def write_predictions(predictions: Predictions, split: str, folder: str | Path) 
     return paths
 
 
+def remove_predictions(split: str, folder: Path) -> None:
+    """Removes what :func:`write_predictions` writes into a folder, and the folder if nothing else is there.
+
+    Raises:
+        OSError: If the disk is read-only.
+    """
+    for task in TASKS:
+        _prediction_file(folder, task, split).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def read_predictions(folder: str | Path, split: str, dataset: Dataset) -> dict[str, TaskPredictions]:
     """Reads the prediction files of all three tasks, with the labels of the data set they predict.
 

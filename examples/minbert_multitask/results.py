@@ -249,7 +249,8 @@ def _load(path: Path) -> tuple[RunResult, ...]:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # broken JSON, not UTF-8, or brackets without end
-        raise ValueError(f"{path} is truncated or no JSON ({error}); train the row again") from error
+        remedy = "train the row again" if path.name == "result.json" else "give a folder of runs"
+        raise ValueError(f"{path} is truncated or no JSON ({error}); {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is no result of this program; give a folder of runs")
     if content.get("version") != VERSION:

@@ -12,6 +12,9 @@ from .files import write_atomically
 from .findings import Finding
 from .results import RunResult
 
+SECTIONS = ("state", "verdicts", "scores", "claims", "conflicts", "predicted", "cost")
+"""The tables' names."""
+
 
 def sections(results: Sequence[RunResult], judged: Sequence[Finding]) -> dict[str, str]:
     """Returns the page's tables by the names of their markers.
@@ -32,8 +35,13 @@ def sections(results: Sequence[RunResult], judged: Sequence[Finding]) -> dict[st
     }
 
 
-def fill(page: str, tables: dict[str, str]) -> str:
+def fill(page: str, tables: dict[str, str], path: Path) -> str:
     """Returns a page's text with each table between ``<!-- name -->`` and ``<!-- end of name -->``.
+
+    Args:
+        page: The text.
+        tables: By name.
+        path: The page's, for the message.
 
     Raises:
         ValueError: If the page lacks the markers of a table.
@@ -43,19 +51,41 @@ def fill(page: str, tables: dict[str, str]) -> str:
         before, begun, rest = page.partition(start)
         _, ended, after = rest.partition(end)
         if not begun or not ended:
-            raise ValueError(f"page must hold <!-- {name} --> and {end}, lacks one of them")
+            raise ValueError(
+                f"{path} must hold the lines <!-- {name} --> and {end}, lacks one of them; write them where"
+                " the table shall stand"
+            )
         page = f"{before}{start}{text}\n{end}{after}"
     return page
+
+
+def check(path: Path) -> None:
+    """Refuses, before anything is run, a page that the tables could not be written into.
+
+    Raises:
+        ValueError: If it lacks the markers of a table, or is no text.
+        OSError: If it cannot be read.
+    """
+    fill(_read(path), dict.fromkeys(SECTIONS, ""), path)
 
 
 def write(path: Path, tables: dict[str, str]) -> None:
     """Writes the tables into a page.
 
     Raises:
-        ValueError: If it lacks the markers of a table.
+        ValueError: If it lacks the markers of a table, or is no text.
         OSError: If it cannot be read or written.
     """
-    write_atomically(path, fill(path.read_text(encoding="utf-8"), tables))
+    write_atomically(path, fill(_read(path), tables, path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error}); give a Markdown page") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing; give a Markdown page with the tables' markers") from error
 
 
 def _state(results: Sequence[RunResult]) -> str:

@@ -122,7 +122,7 @@ class Job:
         """Returns what decides the result, by which a resumed run is recognised."""
         return {
             "row": self.experiment.name,
-            "data": f"{self.source.name} {inputs.dataset.fingerprint}",
+            "data": inputs.dataset.fingerprint,
             **self.settings.what_decides(),
         }
 
@@ -165,7 +165,10 @@ class FinishedRun:
             ValueError: If the folder holds no finished run.
         """
         if not (folder / REQUEST).is_file() or not (folder / RESULT).is_file():
-            raise ValueError(f"{folder} holds no finished run; give a folder that `minbert train` made")
+            raise ValueError(
+                f"{folder} holds no finished run; give a folder that `minbert train` made, or, with --data, a"
+                " record's or one of prediction files"
+            )
         result = RunResult.load(folder / RESULT)
         (experiment,) = select([result.row])
         try:

@@ -4,11 +4,12 @@ import errno
 import json
 import os
 import shutil
+import sys
 
 import pytest
 import safetensors.torch
 import torch
-from minbert_multitask import cli, files, parallel
+from minbert_multitask import __main__, cli, files, parallel
 
 SCHEDULE = ("--epochs", "2", "--iterations", "2", "--batch-size", "4", "--lr", "1e-3", "--probe-every", "0")
 
@@ -246,6 +247,22 @@ def test_resume_with_other_settings(place, train, option, value, part):
     assert snapshot(place / "runs") == former
 
 
+def test_resume_with_the_same_data_and_weights_under_another_name(place, train, capsys):
+    """A slash at the end, another folder with the same files."""
+    assert train()[0] == 0
+    (place / "data").rename(place / "course")
+    options = (
+        "--data",
+        place / "course",
+        "--weights",
+        f"{place / 'weights'}/",
+        "--out",
+        f"{place / 'runs'}/",
+    )
+    assert call(capsys, "train", "multitask", "gs", *SCHEDULE, *options, "--resume")[0] == 0
+    assert len(list((place / "runs" / "figures").glob("scores*.png"))) == 1
+
+
 def test_resume_with_other_data(place, train):
     assert train()[0] == 0
     edit(place / "data" / "sts-test-student.csv", lambda content: content.replace(b" the ", b" a ", 1))
@@ -350,6 +367,16 @@ def test_a_second_command_in_a_folder_where_one_trains(place, train, capsys, mon
     assert train("--resume")[0] == 0
 
 
+def test_an_interrupt_while_the_program_is_imported(monkeypatch, capsys):
+    class Interrupted:
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "minbert_multitask.cli", Interrupted())
+    assert __main__.main() == 130
+    assert capsys.readouterr().err == "minbert: interrupted\n"
+
+
 # Runs and results that are not what they should be
 
 
@@ -396,6 +423,12 @@ def test_predict_when_the_data_is_gone(place, train, capsys):
 def test_no_results(place, capsys, command):
     assert_refused(call(capsys, command, place), place, "no finished run")
     assert_refused(call(capsys, command, place / "nowhere"), "nowhere")
+
+
+def test_a_table_of_what_is_no_json(place, train, capsys):
+    assert train()[0] == 0
+    path = place / "runs" / "results.csv"
+    assert_refused(call(capsys, "table", path), path, "give a folder of runs")
 
 
 def test_a_damaged_result(place, train, capsys):

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,8 +240,13 @@ def test_beside_the_records_lie_the_test_predictions_of_the_best_runs_and_of_no_
     others = {f"{result.row}-{result.seed}" for result in results} - chosen
     for name in {"somebody's", *others}:
         (folder / name).mkdir()
+    kept, emptied, *_ = sorted(others)
+    for file in ("sst-test-output.csv", "sst-dev-output.csv"):
+        (folder / kept / file).write_text("somebody's")
+    (folder / emptied / "sts-test-output.csv").write_text("of a run that was the best")
     run()
-    assert {path.name for path in folder.iterdir()} == {"somebody's", *chosen}
+    assert {path.name for path in folder.iterdir()} == {"somebody's", kept, *chosen}
+    assert [path.name for path in (folder / kept).iterdir()] == ["sst-dev-output.csv"]
     for name in chosen:
         theirs = (tmp_path / "runs" / name / "predictions").glob("*-test-*")
         written = {path.name: path.read_bytes() for path in (folder / name).iterdir()}
@@ -318,6 +324,21 @@ def test_records_of_two_schedules_are_not_judged_together(run, tmp_path, small_i
         ValueError, match="must hold records of one data set, schedule and weights, got others in"
     ):
         reproduction.conclude(tmp_path / "kept", small_inputs.dataset)
+
+
+def test_data_is_known_by_its_contents_whatever_its_folder_is_called(run, small, small_data, tmp_path):
+    run(seeds=(1,), rows=("gs",))
+    elsewhere = tmp_path / "course"
+    shutil.copytree(small_data, elsewhere)
+    found, _ = reproduction.reproduce(
+        select(["gs", "gse"]),
+        DataSource("course", elsewhere),
+        runs=tmp_path / "runs",
+        kept=tmp_path / "kept",
+        seeds=(1,),
+        settings=small,
+    )
+    assert {record.result.data.name for record in found} == {"small", "course"}
 
 
 def test_a_seed_asked_for_twice_is_run_once(run):

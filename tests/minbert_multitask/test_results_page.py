@@ -1,12 +1,14 @@
 """The page of results: its tables, its markers, whether tasks conflict."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from minbert_multitask import results_page, task_conflicts
+from minbert_multitask import cli, reproduction, results_page, task_conflicts
 from minbert_multitask.experiments import EXPERIMENTS
 from minbert_multitask.findings import CONFIRMED, REFUTED, UNDECIDED, Difference, judge
 from minbert_multitask.protocol import CLAIMS
@@ -25,7 +27,7 @@ def test_a_page_is_filled_between_its_markers_and_nowhere_else(names, around, ol
         parts = [f"<!-- {name} -->\n{between}\n<!-- end of {name} -->\n{around}" for name in names]
         return around + "\n".join(parts)
 
-    assert results_page.fill(page(old), dict.fromkeys(names, new)) == page(new)
+    assert results_page.fill(page(old), dict.fromkeys(names, new), Path("page.md")) == page(new)
 
 
 @pytest.mark.parametrize(
@@ -33,9 +35,36 @@ def test_a_page_is_filled_between_its_markers_and_nowhere_else(names, around, ol
 )
 def test_a_page_without_the_markers_is_refused(page):
     with pytest.raises(
-        ValueError, match=r"^page must hold <!-- cost --> and <!-- end of cost -->, lacks one"
+        ValueError, match=r"^page.md must hold the lines <!-- cost --> and <!-- end of cost -->, lacks one"
     ):
-        results_page.fill(page, {"cost": "|"})
+        results_page.fill(page, {"cost": "|"}, Path("page.md"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is missing; give a Markdown page"),
+        (b"\xa1\xff", "is no UTF-8 text .*; give a Markdown page"),
+        (b"# Results\n", "must hold the lines <!-- state -->"),
+    ],
+)
+@pytest.mark.parametrize("command", ["findings", "reproduce"])
+def test_a_page_that_cannot_be_filled_is_refused_before_anything_is_run(
+    tmp_path, capsys, monkeypatch, command, content, message
+):
+    monkeypatch.setattr(reproduction, "conclude", lambda *_: pytest.fail("findings were judged"))
+    monkeypatch.setattr(reproduction, "reproduce", lambda *_, **__: pytest.fail("a row was run"))
+    path = tmp_path / "page.md"
+    if content is not None:
+        path.write_bytes(content)
+    what = str(tmp_path) if command == "findings" else "gs"
+    assert cli.main([command, what, "--data", str(tmp_path), "--page", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(f"minbert: error: {re.escape(str(path))} {message}.*\n", error), error
+
+
+def test_the_names_of_the_tables_are_those_that_are_made():
+    assert set(results_page.sections([run("gse")], [])) == set(results_page.SECTIONS)
 
 
 def test_a_page_is_written_whole(tmp_path):
