@@ -76,30 +76,31 @@ class Forward(Generic[P, Y_co]):
 
         Buffers are the same tensors of the same values afterwards.
         """
-        with self._visited(*self._lending()):
+        with self._lending() as (lend, give_back), self._visited(lend, give_back):
             return self.function(*args, **kwargs)
 
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Lends in the block what has been called: a checkpoint calls it anew in a backward."""
-        lend, give_back = self._lending()
-        try:
-            for module in self._seen if self._known is None else self._known:
-                lend(module)
-            yield
-        finally:
-            give_back()
+        with self._lending() as (lend, give_back):
+            try:
+                for module in self._seen if self._known is None else self._known:
+                    lend(module)
+                yield
+            finally:
+                give_back()
 
-    def _lending(self) -> tuple[Callable[[nn.Module], None], Callable[[], None]]:
-        """Returns what lends a module copies of its buffers, and what gives all modules their own back.
+    @contextmanager
+    def _lending(self) -> Iterator[tuple[Callable[[nn.Module], None], Callable[[], None]]]:
+        """Gives what lends a module copies of its buffers, and what gives all modules their own back.
 
-        Lent again, a buffer goes on as what its copy has become, and so do the attributes. Buffers are told
-        apart by identity, for one may have several names, and functional_call() puts others in their places.
+        Lent again, a buffer goes on as what its copy has become. Buffers are told apart by identity, for one
+        may have several names, and functional_call() puts others in their places. Attributes are put back at
+        the end alone, since the function may read what its modules have left there.
         """
         values: dict[int, tuple[Tensor, Tensor | None, int | None]] = {}
         copies: dict[int, tuple[Tensor, int | None]] = {}
         lent: dict[tuple[nn.Module, str], Tensor] = {}
-        become: dict[nn.Module, dict[str, object]] = {}
         kept: dict[nn.Module, dict[str, object]] = {}
 
         def lend(module: nn.Module) -> None:
@@ -107,7 +108,7 @@ class Forward(Generic[P, Y_co]):
             buffers = _own(module)
             if buffers and module not in kept:
                 kept[module] = dict(vars(module))
-                _set_attributes(module, become.get(module) or self._attributes.get(module) or kept[module])
+                _set_attributes(module, self._attributes.get(module, kept[module]))
             for name, b in buffers.items():
                 if (module, name) in lent or id(b) in self._constant:
                     continue
@@ -135,12 +136,12 @@ class Forward(Generic[P, Y_co]):
                     # would take a visible write for an error.
                     b.data.copy_(value)
             lent.clear()
-            for module, attributes in kept.items():
-                become[module] = dict(vars(module))
-                _set_attributes(module, attributes)
-            kept.clear()
 
-        return lend, give_back
+        try:
+            yield lend, give_back
+        finally:
+            for module, attributes in kept.items():
+                _set_attributes(module, attributes)
 
     @contextmanager
     def _visited(self, visit: Callable[[nn.Module], None], leave: Callable[[], None]) -> Iterator[None]:

@@ -112,6 +112,28 @@ def test_a_module_that_is_called_twice_goes_on_with_its_attributes():
     torch.testing.assert_close(forward.again(x), first, rtol=0, atol=0)
 
 
+class Router(nn.Module):
+    """Leaves a loss of its own in an attribute, as mixtures of experts do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bias", torch.zeros(3))
+        self.loss = None
+
+    def forward(self, x):
+        self.loss = x.square().sum()
+        return x + self.bias
+
+
+def test_what_modules_leave_in_attributes_can_be_read_in_the_function():
+    model, x = Router(), torch.randn(5, 3)
+    forward = Forward(lambda x: (model(x), model.loss))
+    _, first = forward(x)
+    _, second = forward.again(2 * x)
+    torch.testing.assert_close(second, 4 * first)
+    assert model.loss is first
+
+
 class Clones(TorchDispatchMode):
     """Counts the copies of tensors of a number of elements."""
 
