@@ -114,7 +114,7 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
         ),
         (
             "                _set_attributes(module, attributes)\n",
-            "",
+            "                pass\n",
             "test_forward.py::test_attributes_beside_buffers_are_as_they_were_too",
         ),
         (
