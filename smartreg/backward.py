@@ -78,7 +78,7 @@ def backward(
         raise RuntimeError(
             "backward() computes gradients, but they are disabled: call it outside torch.no_grad()"
         )
-    inputs = self._check(embeddings, mask)
+    inputs = self._check(forward, embeddings, mask)
     RNGState.check_device(inputs.device)
     leaves = inputs.leaves()
     before = RNGState.capture()

@@ -35,7 +35,7 @@ class Forward(Generic[P, Y_co]):
 
     def __init__(self, function: Callable[P, Y_co]) -> None:
         self.function = function
-        self._known = _modules(function)
+        self._known = modules_of(function)
         self._seen: dict[nn.Module, None] = {}
         # By the identity of the tensor, which is held: what a buffer was before the first call.
         self._noted: dict[int, tuple[Tensor, Tensor]] = {}
@@ -182,10 +182,10 @@ class Forward(Generic[P, Y_co]):
             leave()
 
 
-def _modules(forward: object) -> list[nn.Module] | None:
+def modules_of(forward: object) -> list[nn.Module] | None:
     """Returns the modules that belong to what is called, None where they cannot be known."""
     if isinstance(forward, partial):
-        return _modules(forward.func)
+        return modules_of(forward.func)
     for each in (forward, getattr(forward, "__self__", None)):
         if callable(modules := getattr(each, "modules", None)):
             return list(modules())

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .forward import modules_of
+
 Embeddings: TypeAlias = Tensor | tuple[Tensor, ...]
 """``(B, L, D)``, or generally ``(B, ...)``; a tuple where a sample is embedded more than once."""
 Mask: TypeAlias = Tensor | tuple[Tensor | None, ...] | None
@@ -20,7 +22,8 @@ class Inputs:
     """Embeddings as a tuple of tensors, whatever the caller passed.
 
     Attributes:
-        tensors: The embeddings, each ``(B, ...)``, in float32 at least under autocast.
+        tensors: The embeddings, each ``(B, ...)``, under autocast in float32 at least, unless the parameters
+            are of 16 bits, too.
         masks: For each, which coordinates are real, broadcastable over its last dimensions, or None for all.
         is_tuple: Whether ``forward`` takes them as a tuple.
     """
@@ -30,8 +33,8 @@ class Inputs:
     is_tuple: bool
 
     @classmethod
-    def check(cls, embeddings: Embeddings, mask: Mask) -> "Inputs":
-        """Returns the checked inputs.
+    def check(cls, embeddings: Embeddings, mask: Mask, forward: object = None) -> "Inputs":
+        """Returns the checked inputs of ``forward``; parameters of unknown modules are taken for float32.
 
         Raises:
             TypeError: If the embeddings are not tensors of floating point.
@@ -51,7 +54,7 @@ class Inputs:
                 " put the samples first"
             )
         inputs = cls(tensors, _check_masks(tensors, mask, is_tuple), is_tuple)
-        if not inputs.autocasts():
+        if not inputs.autocasts() or _is_of_16_bits(forward):
             return inputs
         widened = tuple(t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors)
         return replace(inputs, tensors=widened)
@@ -121,6 +124,11 @@ class Inputs:
         """Returns ``x + δ`` as ``forward`` takes it, differentiable in both."""
         moved = tuple((x + delta).to(x.dtype) for x, delta in zip(self.tensors, deltas, strict=True))
         return moved if self.is_tuple else moved[0]
+
+
+def _is_of_16_bits(forward: object) -> bool:
+    parameters = (p for module in modules_of(forward) or () for p in module.parameters(recurse=False))
+    return any(p.dtype in {torch.float16, torch.bfloat16} for p in parameters)
 
 
 def _check_masks(tensors: tuple[Tensor, ...], mask: Mask, is_tuple: bool) -> tuple[Tensor | None, ...]:

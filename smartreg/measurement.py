@@ -94,7 +94,7 @@ class Batch:
                 "parameters must be whole, got a DTensor, whose gradient a backward alone makes: measure"
                 " before the model is sharded, or leave loss and parameters out"
             )
-        inputs = Inputs.check(embeddings, mask).detach()
+        inputs = Inputs.check(embeddings, mask, forward).detach()
         RNGState.check_device(inputs.device)
         return cls(
             forward=forward,
@@ -137,7 +137,7 @@ class Batch:
 
     def _share(self, smart: "SMART") -> float:
         assert self.loss is not None
-        inputs, forward = smart._check(self.embeddings, self.mask), Forward(self.forward)
+        inputs, forward = smart._check(self.forward, self.embeddings, self.mask), Forward(self.forward)
         outputs, penalty = smart._joint(forward.again, forward, inputs, self.output_mask)
         norms = []
         for term in (penalty, self.loss(outputs)):
@@ -154,7 +154,7 @@ class Batch:
 
     @torch.no_grad()
     def _terms(self, smart: "SMART") -> Terms:
-        inputs, forward = smart._check(self.embeddings, self.mask), Forward(self.forward)
+        inputs, forward = smart._check(self.forward, self.embeddings, self.mask), Forward(self.forward)
         with smart._precision(inputs):
             rng = RNGState.capture()
             clean = forward.again(inputs.pack())

@@ -133,7 +133,7 @@ class SMART:
             ValueError: If shapes do not fit, or if ε or σ is lost in the precision of the embeddings.
         """
         repeated = Forward(forward)
-        return self._joint(repeated, repeated, self._check(embeddings, mask), output_mask)
+        return self._joint(repeated, repeated, self._check(forward, embeddings, mask), output_mask)
 
     def __call__(
         self,
@@ -172,7 +172,7 @@ class SMART:
                 f"rng is of use only with outputs and dropout='shared', got it with outputs"
                 f" {'left out' if outputs is None else 'given'} and dropout={self.dropout!r}: leave rng out"
             )
-        inputs = self._check(embeddings, mask)
+        inputs = self._check(forward, embeddings, mask)
         if self._rounds(inputs):
             warnings.warn(
                 "outputs were computed under autocast, whose rounding outweighs a perturbation of radius"
@@ -186,8 +186,8 @@ class SMART:
     sweep = diagnosis.sweep
     calibrate = calibration.calibrate
 
-    def _check(self, embeddings: Embeddings, mask: Mask) -> Inputs:
-        inputs = Inputs.check(embeddings, mask)
+    def _check(self, forward: object, embeddings: Embeddings, mask: Mask) -> Inputs:
+        inputs = Inputs.check(embeddings, mask, forward)
         self.perturbation.refuse_below_spacing(inputs)
         if self.dropout == "shared":
             RNGState.check_device(inputs.device)

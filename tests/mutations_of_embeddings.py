@@ -65,6 +65,13 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_leftovers.py::test_binding_moves_neither_buffers_nor_the_random_state_when_the_model_raises",
         ),
     ],
+    "smartreg/inputs.py": [
+        (
+            " or _is_of_16_bits(forward):",
+            ":",
+            "test_state.py::TestPrecision::test_a_model_in_half_precision_is_called_under_autocast_as_without",
+        ),
+    ],
     "smartreg/hooks.py": [
         (
             "        del befores[first]\n",

@@ -138,6 +138,26 @@ class TestPrecision:
             assert outputs.dtype == (torch.bfloat16 if enabled and epsilon > 1e-3 else torch.float32)
         assert torch.equal(*found)
 
+    @pytest.mark.parametrize("way", ["penalize", "backward", "diagnose"])
+    def test_a_model_in_half_precision_is_called_under_autocast_as_without(self, make, x, way):
+        """As a trainer calls a model that was loaded in bfloat16: float32 embeddings would not fit."""
+        model, x = make(dtype=torch.bfloat16), x.bfloat16()
+        smart = SMART(epsilon=0.5, step_size=1.0, noise_std=0.5)
+        found = []
+        for enabled in (False, True):
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                if way == "penalize":
+                    found.append(smart.penalize(model, x)[1].item())
+                elif way == "backward":
+                    found.append(
+                        smart.backward(model, x, lambda y: y.square().sum(), weight=1.0).penalty.item()
+                    )
+                else:
+                    found.append(smart.diagnose(model.forward, x, samples=1).adversarial)
+        assert found[1] == pytest.approx(found[0], rel=0.05)
+        assert found[0] > 0
+
     def test_rounding_makes_no_penalty_under_autocast(self, make, x):
         model, x = make(dtype=torch.float32), x.float()
         penalties = []
