@@ -5,7 +5,7 @@ import json
 import re
 from itertools import combinations
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import pytest
 from minbert_multitask import cli, figures, findings, results_page, smart_diagnosis, table
@@ -107,6 +107,19 @@ def test_the_page_of_results_says_in_short_what_the_tables_show(real_runs):
     assert max(sts["cosine-embedding"]) < untrained
     assert min(sts.pop("cosine-embedding")) > max(max(values) for values in sts.values()) + 0.2
     assert min(table.PAPER, key=lambda row: (table.PAPER[row] or {"sts": 1})["sts"]) == "cosine-embedding"
+    verdicts = {found.claim.row: found for found in findings.load(REPRODUCTION / "findings.json")}
+    assert {verdicts["smart-3x"].verdict, verdicts["cosine-2d+1-3x"].verdict} == {findings.CONFIRMED}
+    assert verdicts["gse-3x"].verdict == findings.UNDECIDED
+    longer = [verdicts[row].difference.value for row in ("cosine-2d+1-3x", "gse-3x", "smart-3x")]
+    assert longer == sorted(longer)
+    assert verdicts["joint-pairs"].verdict == findings.CONFIRMED
+    means = {
+        row: fmean(run.dev.sts.value for run in real_runs if run.row == row)
+        for row in ("joint-pairs", "multitask", "zero-shot")
+    }
+    told = "{joint-pairs:.3f} against {multitask:.3f} of `multitask`, means of three seeds".format(**means)
+    assert told in text
+    assert f"`zero-shot`, the cosine of mean embeddings, has {means['zero-shot']:.3f}" in text
 
 
 def test_every_trained_row_of_the_paper_learned_every_task_in_some_epoch(real_runs):
