@@ -19,7 +19,7 @@ from . import ddp, sharding
 from .conflicts import table
 from .gradients import TaskGradients
 from .projection import pcgrad_weights, random_order
-from .tasks import differentiate, gradients_set_aside
+from .tasks import differentiate, gradients_set_aside, is_finite
 
 Matrix = list[list[float]]
 
@@ -160,7 +160,7 @@ def _sample(losses: Mapping[str, Callable[[], Tensor]], parameters: Sequence[Ten
         for batch in range(2):
             for name, loss in losses.items():
                 # Without hooks, which is without accumulation: not every leaf is in the parameters.
-                differentiate(name, _evaluated(name, loss), parameters, finite=_is_finite, hooks=False)
+                differentiate(name, _evaluated(name, loss), parameters, finite=is_finite, hooks=False)
                 gradients.take(f"{batch}{name}", parameters)
     rows = list(gradients.rows.values())
     both = list(zip(rows[: len(losses)], rows[len(losses) :], strict=True))
@@ -171,10 +171,6 @@ def _sample(losses: Mapping[str, Callable[[], Tensor]], parameters: Sequence[Ten
             " encoder's parameters"
         )
     return gradients.gramian(shared).cpu()
-
-
-def _is_finite(loss: Tensor) -> bool:
-    return bool(loss.isfinite())
 
 
 def _evaluated(name: str, loss: Callable[[], Tensor]) -> Tensor:

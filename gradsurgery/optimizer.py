@@ -27,7 +27,7 @@ from .options import (
     parts,
 )
 from .replicas import Replicas
-from .tasks import Losses, check_positions, differentiate, gradients_set_aside, named_tasks
+from .tasks import Losses, check_positions, differentiate, gradients_set_aside, is_finite, named_tasks
 from .wrapper import Closure, OptimizerWrapper, StateDict
 
 if TYPE_CHECKING:
@@ -199,9 +199,14 @@ class GradientSurgery(OptimizerWrapper):
         # Each once: torch only warns of a parameter that a group lists twice.
         return list(dict.fromkeys(p for group in self.param_groups for p in group["params"]))
 
-    def _finite(self) -> Callable[[Tensor], bool] | None:
-        """Returns what tells whether a loss is finite; None if no loss is to be waited for."""
-        return self._replicas.finite if self.nonfinite == "raise" else None
+    def _finite(self, *, accumulate: bool = False) -> Callable[[Tensor], bool] | None:
+        """Returns what tells whether a loss is finite; None if no loss is to be waited for.
+
+        Ranks may accumulate in different numbers of calls, so that these send nothing.
+        """
+        if self.nonfinite == "pass":
+            return None
+        return is_finite if accumulate else self._replicas.finite
 
     def _collect(self, losses: Losses, *, accumulate: bool) -> dict[str, Tensor | None]:
         """Adds the tasks' gradients to the rows and averages them over the ranks once they are complete."""
@@ -219,11 +224,12 @@ class GradientSurgery(OptimizerWrapper):
         # The forward of a loss is past, and its DistributedDataParallel would take the backward for its own.
         hooks = not distributed.is_on() or any(map(sharding.is_sharded, parameters))
         ranks = distributed.members(self.process_group)
+        finite = self._finite(accumulate=accumulate)
         with gradients_set_aside(parameters), ddp.unsynchronized(ranks):
             for name, task in tasks.items():
                 pending -= isinstance(task, Tensor)
                 values[name] = differentiate(
-                    name, task, parameters, finite=self._finite(), retain_graph=pending > 0, hooks=hooks
+                    name, task, parameters, finite=finite, retain_graph=pending > 0, hooks=hooks
                 )
                 gradients.take(name, parameters)
                 if means:

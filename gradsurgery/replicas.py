@@ -10,6 +10,7 @@ from torch import Tensor
 from . import distributed
 from .gradients import Row, flat
 from .sharding import is_sharded, local
+from .tasks import is_finite
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -35,7 +36,7 @@ class Replicas:
 
     def finite(self, loss: Tensor) -> bool:
         """Waits for a loss, and returns whether it is finite on every rank: none goes on alone."""
-        own = bool(loss.isfinite())
+        own = is_finite(loss)
         if distributed.ranks(self._group) == 1:
             return own
         (somewhere_not,) = distributed.anywhere([not own], loss.device, self._group)

@@ -109,6 +109,11 @@ def differentiate(
     return loss.detach()
 
 
+def is_finite(loss: Tensor) -> bool:
+    """Waits for a loss, and returns whether it is finite on this rank."""
+    return bool(loss.isfinite())
+
+
 def autocast_of_now(devices: Collection[str]) -> Callable[[], AbstractContextManager[None]]:
     """Returns a function of contexts under the autocast that is in force now, or without one as now.
 

@@ -44,7 +44,7 @@ class Forward(Generic[P, Y_co]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Y_co:
         """Calls the function, and notes what its modules are before."""
-        own: list[tuple[nn.Module, str, Tensor, int | None]] = []
+        own: list[tuple[nn.Module, str, Tensor]] = []
 
         def note(module: nn.Module) -> None:
             self._seen[module] = None
@@ -52,24 +52,24 @@ class Forward(Generic[P, Y_co]):
             if buffers and module not in self._attributes:
                 self._attributes[module] = dict(vars(module))
             for name, b in buffers.items():
-                own.append((module, name, b, _version(b)))
+                own.append((module, name, b))
                 if id(b) not in self._noted:
                     self._noted[id(b)] = b, _copy(b)
 
         def leave() -> None:
-            for module, name, b, version in own:
+            for module, name, b in own:
                 now = _own(module).get(name)
-                if now is b and _version(b) == version is not None and b.nbytes > _LARGE:
-                    self._constant[id(b)] = b
-                    self._noted.pop(id(b), None)
-                    continue
-                self._constant.pop(id(b), None)
                 if now is not None and now is not b:  # replaced
                     self._noted.setdefault(id(now), (now, self._noted[id(b)][1]))
             own.clear()
 
         with self._visited(note, leave):
-            return self.function(*args, **kwargs)
+            outputs = self.function(*args, **kwargs)
+        for b, copy in list(self._noted.values()):
+            if _is_large(b) and torch.equal(b, copy):
+                self._constant[id(b)] = b
+                del self._noted[id(b)]
+        return outputs
 
     def again(self, *args: P.args, **kwargs: P.kwargs) -> Y_co:
         """Calls the function with its modules as noted, or else as they are, and leaves them as they are.
@@ -99,7 +99,7 @@ class Forward(Generic[P, Y_co]):
         the end alone, since the function may read what its modules have left there.
         """
         values: dict[int, tuple[Tensor, Tensor | None, int | None]] = {}
-        copies: dict[int, tuple[Tensor, int | None]] = {}
+        copies: dict[int, Tensor] = {}
         lent: dict[tuple[nn.Module, str], Tensor] = {}
         kept: dict[nn.Module, dict[str, object]] = {}
 
@@ -114,21 +114,16 @@ class Forward(Generic[P, Y_co]):
                     continue
                 if id(b) not in values:
                     # A large one is not kept twice.
-                    values[id(b)] = b, None if b.nbytes > _LARGE else b.detach().clone(), _version(b)
-                    copy = _copy(self._noted[id(b)][1] if id(b) in self._noted else b)
-                    copies[id(b)] = copy, _version(copy)
+                    values[id(b)] = b, None if _is_large(b) else b.detach().clone(), _version(b)
+                    copies[id(b)] = _copy(self._noted[id(b)][1] if id(b) in self._noted else b)
                 lent[module, name] = b
-                module._buffers[name] = copies[id(b)][0]
+                module._buffers[name] = copies[id(b)]
 
         def give_back() -> None:
             for (module, name), b in lent.items():
                 now = _own(module).get(name)
-                copy, version = copies[id(b)]
-                is_unmoved = now is copy and _version(copy) == version is not None
-                if is_unmoved and b.nbytes > _LARGE and id(b) not in self._noted:
-                    self._constant[id(b)] = b
                 if now is not None:
-                    copies[id(b)] = now, version  # where the next call in the same function goes on
+                    copies[id(b)] = now  # where the next call in the same function goes on
                 module._buffers[name] = b
                 _, value, former = values[id(b)]
                 if value is not None and _version(b) != former:
@@ -142,6 +137,10 @@ class Forward(Generic[P, Y_co]):
         finally:
             for module, attributes in kept.items():
                 _set_attributes(module, attributes)
+            for key, copy in copies.items():
+                b, _, _ = values[key]
+                if _is_large(b) and key not in self._noted and torch.equal(b, copy):
+                    self._constant[key] = b
 
     @contextmanager
     def _visited(self, visit: Callable[[nn.Module], None], leave: Callable[[], None]) -> Iterator[None]:
@@ -197,8 +196,12 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in buffers if buffer is not None and not is_lazy(buffer)}
 
 
+def _is_large(buffer: Tensor) -> bool:
+    return buffer.layout is torch.strided and buffer.nbytes > _LARGE
+
+
 def _version(buffer: Tensor) -> int | None:
-    """Returns a number that each write changes; None of an inference tensor, which has none."""
+    """Returns a number that each write that autograd sees changes; None of an inference tensor."""
     return None if buffer.is_inference() else buffer._version
 
 

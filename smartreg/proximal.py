@@ -102,16 +102,20 @@ class BregmanProximalPoint(nn.Module):
                 held.copy_(value)
             else:  # made anew for other lengths, made later, or taken away
                 part._buffers[name] = self._copied(value)
+        part._non_persistent_buffers_set = set(its._non_persistent_buffers_set)
         if its._buffers:
             kinds = (int, float, Tensor)
             for name, value in vars(its).items():
-                if isinstance(value, kinds) and name != "training":
+                has_graph = isinstance(value, Tensor) and value.requires_grad  # activations, left for others
+                if isinstance(value, kinds) and not has_graph and name != "training":
                     vars(part)[name] = self._copied(value)
 
     def _copied(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return value.detach().to(self.dtype if value.is_floating_point() else None, copy=True)
+        device = next((p.device for p in self.teacher.parameters()), value.device)
+        dtype = self.dtype if value.is_floating_point() else None
+        return value.detach().to(device=device, dtype=dtype, copy=True)
 
     def train(self, mode: bool = True) -> "BregmanProximalPoint":
         """Sets this module's mode; the teacher stays without dropout."""

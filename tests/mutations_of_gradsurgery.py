@@ -293,8 +293,8 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "test_diagnosis.py::test_the_change_is_what_pcgrad_does_to_the_sum",
         ),
         (
-            ", finite=_is_finite, hooks=False)",
-            ", finite=_is_finite)",
+            ", finite=is_finite, hooks=False)",
+            ", finite=is_finite)",
             "test_diagnosis.py::test_parameters_that_were_not_given_get_no_gradient",
         ),
         (

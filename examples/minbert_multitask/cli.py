@@ -218,7 +218,7 @@ def _add_reproduction(parser: argparse.ArgumentParser) -> None:
 
 def _weights(name: str) -> str:
     """Returns a name of weights as results call it: a folder without a slash at its end."""
-    return os.path.normpath(name) if name else name
+    return name.rstrip("/") or name
 
 
 def _add_page(parser: argparse.ArgumentParser) -> None:

@@ -206,6 +206,19 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_refused_on_all(ranks):
         check([weights_there], weights)
 
 
+def in_different_numbers_of_calls(rank, world):
+    module = joined.ddp()
+    optimizer = pcgrad(module, nonfinite="raise")
+    for call in range(2 + rank):
+        optimizer.backward(joined.tasks(module, joined.part_of(rank, world), call), accumulate=True)
+    return joined.train(module, optimizer, joined.part_of(rank, world))
+
+
+def test_ranks_may_accumulate_in_different_numbers_of_calls(ranks):
+    first, second = ranks.run(in_different_numbers_of_calls, 2)
+    check([second], first)
+
+
 def on_its_own(rank, world, kind):
     module = joined.ddp()
     return joined.train(module, pcgrad(module), joined.part_of(rank, world), kind=kind)

@@ -251,6 +251,8 @@ def test_resume_with_the_same_data_and_weights_under_another_name(place, train, 
     """A slash at the end, another folder with the same files."""
     assert train()[0] == 0
     (place / "data").rename(place / "course")
+    request = place / "runs" / "multitask-11711" / "run.json"
+    edit(request, lambda content: content.replace(b'"data": "', b'"data": "data '))  # as it was written once
     options = (
         "--data",
         place / "course",
@@ -261,6 +263,11 @@ def test_resume_with_the_same_data_and_weights_under_another_name(place, train, 
     )
     assert call(capsys, "train", "multitask", "gs", *SCHEDULE, *options, "--resume")[0] == 0
     assert len(list((place / "runs" / "figures").glob("scores*.png"))) == 1
+
+
+def test_a_folder_of_weights_that_is_missing_is_not_looked_for_elsewhere(place, capsys):
+    options = ("--data", place / "data", "--weights", "./nowhere/", "--out", place / "runs")
+    assert_refused(call(capsys, "train", "gs", *SCHEDULE, *options), "./nowhere", "no folder")
 
 
 def test_resume_with_other_data(place, train):

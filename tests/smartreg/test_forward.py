@@ -149,14 +149,11 @@ class Clones(TorchDispatchMode):
 class Frozen(nn.Module):
     """Has a weight that is a buffer, as quantized layers do."""
 
-    def __init__(self, size, *, moves=False):
+    def __init__(self, size):
         super().__init__()
-        self.moves = moves
         self.register_buffer("weight", torch.eye(size))
 
     def forward(self, x):
-        if self.moves:
-            self.weight.mul_(2)
         return x @ self.weight
 
 
@@ -173,15 +170,59 @@ def test_a_large_buffer_that_stays_is_copied_once(call):
         assert all(torch.equal(y, x) for y in found)
 
 
-@pytest.mark.parametrize("call", ["a module", "a function of it"])
-def test_a_large_buffer_that_moves_is_lent_each_time(call):
-    model, x = Frozen(513, moves=True), torch.randn(2, 513)
-    for begin in ("again", "__call__"):
-        before = model.weight.clone()
-        forward = Forward(CALLS[call](model))
-        found = [getattr(forward, begin)(x), *(forward.again(x) for _ in range(3))]
+class Moving(Frozen):
+    """Moves its weight in its first call alone, where autograd sees it or not, or by another in its place."""
+
+    def __init__(self, size, how):
+        super().__init__(size)
+        self.how = how
+
+    def forward(self, x, *, moves=True):
+        if moves and self.how == "in place":
+            self.weight.mul_(2)
+        elif moves and self.how == "unseen":
+            self.weight.data.mul_(2)
+        elif moves:
+            self.weight = 2 * self.weight
+        return x @ self.weight
+
+
+@pytest.mark.parametrize("how", ["in place", "unseen", "replaced"])
+@pytest.mark.parametrize("size", [3, 513])
+def test_a_buffer_that_moves_does_so_once_however_large_it_is_and_however_it_moves(size, how):
+    x = torch.randn(2, size)
+    functions = {
+        "a module": lambda model: model,
+        "a function": lambda model: lambda x: model(1 * x),
+        "then it stays": lambda model: lambda x: model(x) + model(x, moves=False),
+        "another has it too": lambda model: nn.Sequential(model, tied(Moving(size, how), model)),
+    }
+    for make in functions.values():
+        model = Moving(size, how)
+        function = make(model)
+        forward = Forward(function)
+        first = forward.again(x)
+        assert torch.equal(model.weight, torch.eye(size))
+        found = [first, forward(x), *(forward.again(x) for _ in range(2))]
         assert all(torch.equal(y, found[0]) for y in found)
-        torch.testing.assert_close(model.weight, before * (2 if begin == "__call__" else 1))
+        expected = make(Moving(size, how))
+        expected(x)
+        moved = expected[0].weight if isinstance(expected, nn.Sequential) else None
+        assert torch.equal(model.weight, 2 * torch.eye(size) if moved is None else moved)
+
+
+def tied(module, other):
+    module.weight = other.weight
+    return module
+
+
+def test_a_sparse_buffer_is_taken():
+    model, x = nn.Linear(3, 3), torch.randn(4, 3)
+    model.register_buffer("adjacency", torch.eye(4).to_sparse())
+    forward = Forward(lambda x: model(model.adjacency @ x))
+    torch.testing.assert_close(forward.again(x), model(x))
+    torch.testing.assert_close(forward(x), model(x))
+    torch.testing.assert_close(forward.again(x), model(x))
 
 
 def test_a_buffer_that_nobody_wrote_to_is_not_written_to():

@@ -101,7 +101,8 @@ class Growing(nn.Module):
 
     def forward(self, x):
         if x.shape[1] > self.length:
-            self.length, self.scale = x.shape[1], torch.tensor(2.0)
+            self.length, self.scale, self.seen = x.shape[1], torch.tensor(2.0), self.outer(x)
+            self.register_buffer("passing", torch.zeros(2), persistent=False)
             self.later = torch.ones(1).double()
             self.table = torch.linspace(0, 1, self.length).double()
         return self.outer((self.later * self.scale * self.table[: x.shape[1], None] * x).sum(1))
@@ -119,6 +120,8 @@ def test_buffers_follow_in_any_shape_and_with_what_is_beside_them(dtype):
     assert proximal.teacher.table.dtype == (dtype or torch.float64)
     assert proximal.teacher.table is not model.table
     assert proximal.teacher.scale is not model.scale
+    assert not hasattr(proximal.teacher, "seen")
+    assert proximal.teacher.state_dict().keys() == model.state_dict().keys()
     assert model.training
     assert not proximal.teacher.training
     x = torch.randn(4, 4, 6).double()
