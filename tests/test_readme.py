@@ -110,6 +110,9 @@ def test_the_page_of_results_says_in_short_what_the_tables_show(real_runs):
     verdicts = {found.claim.row: found for found in findings.load(REPRODUCTION / "findings.json")}
     assert {verdicts["smart-3x"].verdict, verdicts["cosine-2d+1-3x"].verdict} == {findings.CONFIRMED}
     assert verdicts["gse-3x"].verdict == findings.UNDECIDED
+    assert verdicts["mean-pooling"].verdict == findings.CONFIRMED
+    assert f"helps `multitask`**, by {verdicts['mean-pooling'].difference.value:.3f} overall" in text
+    assert verdicts["cosine-2d+1-mean"].verdict == findings.UNDECIDED
     longer = [verdicts[row].difference.value for row in ("cosine-2d+1-3x", "gse-3x", "smart-3x")]
     assert longer == sorted(longer)
     assert verdicts["joint-pairs"].verdict == findings.CONFIRMED
