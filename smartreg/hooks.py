@@ -23,19 +23,19 @@ def hooked(
         before: Of a module and its positional arguments.
         after: Of a module, its positional arguments and its result.
     """
-    befores, afters = of_all_modules._global_forward_pre_hooks, of_all_modules._global_forward_hooks
+    pre_hooks, post_hooks = of_all_modules._global_forward_pre_hooks, of_all_modules._global_forward_hooks
     always = of_all_modules._global_forward_hooks_always_called
-    free = (names for names in _names if names[0] not in befores)
+    free = (names for names in _names if names[0] not in pre_hooks)
     if (found := next(free, None)) is None:
-        found = RemovableHandle(befores).id, RemovableHandle(afters).id
+        found = RemovableHandle(pre_hooks).id, RemovableHandle(post_hooks).id
         _names.append(found)
     first, last = found
-    befores[first] = before
+    pre_hooks[first] = before
     if after is not None:
-        afters[last], always[last] = after, True
+        post_hooks[last], always[last] = after, True
     try:
         yield
     finally:
-        del befores[first]
+        del pre_hooks[first]
         if after is not None:
-            del afters[last], always[last]
+            del post_hooks[last], always[last]

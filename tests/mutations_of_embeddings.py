@@ -74,7 +74,7 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/hooks.py": [
         (
-            "        del befores[first]\n",
+            "        del pre_hooks[first]\n",
             "",
             "test_hooks.py::test_a_block_calls_its_own_functions_and_leaves_none_behind",
         ),
