@@ -103,7 +103,7 @@ def test_the_real_files_are_read_as_the_csv_modules_dict_reader_reads_them(real_
 @pytest.mark.parametrize(
     ("task", "content", "message"),
     [
-        ("sst", None, r" is missing; give a folder with the handout's files"),
+        ("sst", None, r" is missing; give --data, a folder with the handout's nine files"),
         ("sst", "", r" does not end with a line's end, so it may be truncated"),
         ("sst", HEAD["sst"], r" has no rows"),
         ("sst", HEAD["sst"] + "0\ta1\tGood\t3", r" does not end with a line's end"),
