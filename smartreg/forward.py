@@ -66,7 +66,7 @@ class Forward(Generic[P, Y_co]):
         with self._visited(note, leave):
             outputs = self.function(*args, **kwargs)
         for b, copy in list(self._noted.values()):
-            if _is_large(b) and torch.equal(b, copy):
+            if _is_large(b) and _is_same(b, copy):
                 self._constant[id(b)] = b
                 del self._noted[id(b)]
         return outputs
@@ -139,7 +139,7 @@ class Forward(Generic[P, Y_co]):
                 _set_attributes(module, attributes)
             for key, copy in copies.items():
                 b, _, _ = values[key]
-                if _is_large(b) and key not in self._noted and torch.equal(b, copy):
+                if _is_large(b) and key not in self._noted and _is_same(b, copy):
                     self._constant[key] = b
 
     @contextmanager
@@ -197,7 +197,13 @@ def _own(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _is_large(buffer: Tensor) -> bool:
-    return buffer.layout is torch.strided and buffer.nbytes > _LARGE
+    """Returns whether copies of a buffer are spared, but of those that a transform wraps for its time."""
+    is_plain = buffer.layout is torch.strided and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
+    return is_plain and buffer.nbytes > _LARGE
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 def _version(buffer: Tensor) -> int | None:

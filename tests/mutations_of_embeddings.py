@@ -130,14 +130,24 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_forward.py::test_attributes_beside_buffers_are_as_they_were_too",
         ),
         (
-            "key not in self._noted and torch.equal(b, copy)",
+            "key not in self._noted and _is_same(b, copy)",
             "True",
             "test_forward.py::test_a_buffer_that_moves_does_so_once_however_large_it_is_and_however_it_moves",
         ),
         (
-            "if _is_large(b) and torch.equal(b, copy):",
+            "if _is_large(b) and _is_same(b, copy):",
             "if _is_large(b):",
             "test_forward.py::test_a_buffer_that_moves_does_so_once_however_large_it_is_and_however_it_moves",
+        ),
+        (
+            "a.dtype == b.dtype and ",
+            "",
+            "test_forward.py::test_a_large_buffer_of_another_type_in_its_place_is_taken",
+        ),
+        (
+            " and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)",
+            "",
+            "test_forward.py::test_functions_of_transforms",
         ),
         (
             "buffer.layout is torch.strided and ",

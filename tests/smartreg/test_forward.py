@@ -216,6 +216,25 @@ def tied(module, other):
     return module
 
 
+class Cast(Frozen):
+    """Keeps its weight in the type of its input from the first call on, which gives another result."""
+
+    def forward(self, x):
+        factor = 1 if self.weight.dtype == torch.float32 else 2
+        self.weight = self.weight.to(x.dtype)
+        return factor * super().forward(x)
+
+
+def test_a_large_buffer_of_another_type_in_its_place_is_taken():
+    model, x = Cast(513), torch.randn(2, 513).double()
+    forward = Forward(model)
+    assert torch.equal(forward.again(x), x)
+    assert model.weight.dtype == torch.float32
+    assert torch.equal(forward(x), x)
+    assert model.weight.dtype == torch.float64
+    assert torch.equal(forward.again(x), x)
+
+
 def test_a_sparse_buffer_is_taken():
     model, x = nn.Linear(3, 3), torch.randn(4, 3)
     model.register_buffer("adjacency", torch.eye(4).to_sparse())
@@ -233,8 +252,9 @@ def test_a_buffer_that_nobody_wrote_to_is_not_written_to():
     torch.testing.assert_close(forward.again(x), model(x), rtol=0, atol=0)
 
 
-def test_functions_of_transforms():
-    models, x = [nn.BatchNorm1d(3).eval() for _ in range(2)], torch.randn(5, 3)
+@pytest.mark.parametrize("size", [3, 2**19])
+def test_functions_of_transforms(size):
+    models, x = [nn.BatchNorm1d(size).eval() for _ in range(2)], torch.randn(5, size)
     parameters, buffers = torch.func.stack_module_state(models)
     one = partial(torch.func.functional_call, models[0])
     forward = Forward(
