@@ -1,19 +1,13 @@
 """Draws pictures from the results files and writes their tables into the READMEs, between their markers."""
 
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import fill
-from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
-from .added import REUSE
-from .end_to_end import BACKWARDS, COMPILED, SURGERY, UPDATE
+from .committed import KEPT, load, projections
+from .end_to_end import BACKWARDS
+from .goals import goals_table
 from .measure import RESULTS
-from .peers import OURS, PLAIN
+from .pictures import draw_growth, draw_memory, draw_projection
 from .projection import CALLS, LIMIT
 from .smart_report import draw_smart, one_task_table, three_tasks_tables
 from .tables import ranged, table
@@ -21,19 +15,6 @@ from .tables import ranged, table
 README = Path(__file__).parent / "README.md"
 ROOT_README = README.parents[1] / "README.md"
 SMARTREG_README = README.parents[1] / "smartreg" / "README.md"
-ALONE: dict[str, Any] = {"color": "C0", "linestyle": ":"}
-KEPT = {"end_to_end.json": "as it is", "end_to_end-kept.json": "memory kept"}
-
-
-def load(name: str) -> Any:
-    """Returns what a results file holds."""
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
-def projections() -> list[dict[str, Any]]:
-    """Returns the comparisons that were made, the largest models last."""
-    found = [load(path.name) for path in RESULTS.glob("projection-*.json")]
-    return sorted(found, key=lambda run: (run["device"], run["tasks"], run["parameters"]))
 
 
 def projection_tables() -> str:
@@ -79,61 +60,6 @@ def beside_table() -> str:
         for name, row in sorted(chosen.items(), key=lambda item: item[1]["ratio"]["median"])
     ]
     return table(["", "time, x the limit", "memory, in gradients", "relative error"], lines)
-
-
-def goals_table() -> str:
-    """Returns what was aimed at beside what was measured."""
-    goals: list[tuple[str, str, str, bool]] = []
-
-    def at_most(goal: str, found: float, most: float, form: str = "{:.2f}", note: str = "") -> None:
-        goals.append((goal, form.format(found) + note, form.format(most), found <= most))
-
-    def ratio(rows: dict[str, Any], name: str) -> float:
-        return float(rows.get(name, {}).get("ratio", {}).get("median", math.inf))
-
-    def milliseconds(rows: dict[str, Any], name: str) -> float:
-        return float(rows[name]["cpu_ms"]["median"])
-
-    for run in projections():
-        if run["device"] != "cpu":
-            continue
-        rows, title = run["rows"], f"{run['model']}, T = {run['tasks']}"
-        others = {name: ratio(rows, name) for name in rows if name not in (LIMIT, CALLS, *OURS)}
-        for name in OURS:
-            if name not in rows:
-                continue
-            found, how = ratio(rows, name), name.removeprefix(PLAIN)
-            if run["parameters"] > 10**6:
-                alone = f"; {CALLS} {ratio(rows, CALLS):.2f}" if name == PLAIN and CALLS in rows else ""
-                at_most(f"{title}{how}: x limit", found, 2.0 if run["tasks"] > 3 else 1.5, note=alone)
-                at_most(f"{title}{how}: memory, in gradients", rows[name]["memory"], 0.05, "{:.3f}")
-            if others:
-                best = min(others, key=lambda name: others[name])
-                text, reached = f"{others[best] / found:.2f} ({best})", others[best] >= 2 * found
-                goals.append((f"{title}{how}: the fastest other, x this", text, "at least 2", reached))
-    grown = {point["tasks"]: point for point in load("growth.json")["by_tasks"]}[8]
-    at_most(
-        f"{grown['parameters']:,} parameters, T = 8: memory, in gradients", grown["memory"], 0.05, "{:.3f}"
-    )
-    for name, title in KEPT.items():
-        steps, small = (load(name)[model] for model in ("minilm", "mlp"))
-        for how in ("", COMPILED):
-            found = 100 * (ratio(steps, f"{SURGERY}{how}") - 1)
-            at_most(f"MiniLM, {title}: {SURGERY}{how} beyond the T backwards", found, 5, "{:.1f} %")
-        found = milliseconds(small, SURGERY) - milliseconds(small, BACKWARDS)
-        most = max(0.3, 2 * milliseconds(small, UPDATE))
-        at_most(f"20 small tensors, {title}: {SURGERY} beyond the T backwards", found, most, "{:.2f} ms")
-    added = load("added.json")["rows"]
-    for how in ("", COMPILED):
-        once, twice = (100 * ratio(added, f"{way}{how}") for way in (SURGERY, REUSE))
-        at_most(f"MiniLM, gradients given: {SURGERY}{how}, of the T backwards", once, 5, "{:.1f} %")
-        text = f"MiniLM, gradients given: GSE's reuse{how} beyond its update, of the T backwards"
-        at_most(text, twice - once, 2, "{:.1f} %")
-    at_most(
-        "minBERT's iteration, x transformers'", ratio(load("minbert.json")["rows"], "minbert"), 1, "{:.3f}"
-    )
-    lines = [[goal, text, allowed, "yes" if reached else "no"] for goal, text, allowed, reached in goals]
-    return table(["goal", "measured", "allowed", "reached"], lines)
 
 
 def end_to_end_tables() -> str:
@@ -234,63 +160,6 @@ def filled(text: str) -> str:
         before, rest = text.split(start)
         text = f"{before}{start}\n{section()}\n{end}{rest.split(end)[1]}"
     return text
-
-
-def draw_projection(path: Path) -> None:
-    """Draws each comparison as bars on a logarithmic scale."""
-    runs = projections()
-    figure = Figure(figsize=(11, 3.6 * -(-len(runs) // 2)), layout="constrained")
-    for axes, run in zip(figure.subplots(-(-len(runs) // 2), 2, squeeze=False).flat, runs, strict=False):
-        ratios = {name: row["ratio"] for name, row in run["rows"].items() if "ratio" in row and name != LIMIT}
-        if CALLS in ratios:
-            axes.axvline(ratios.pop(CALLS)["median"], **ALONE)
-        rows = list(ratios.items())
-        rows.sort(key=lambda item: -item[1]["median"])
-        for k, (name, ratio) in enumerate(rows):
-            axes.barh(k, ratio["median"], color="C0" if name in OURS else "0.7")
-            axes.text(ratio["median"], k, f" {ratio['median']:.1f}", va="center")
-        axes.set_yticks(range(len(rows)), [fill(name, 40) for name, _ in rows], fontsize=9)
-        axes.set_xscale("log")
-        axes.axvline(1, color="black", linewidth=1)
-        axes.set_xlim(right=5 * max(ratio["median"] for _, ratio in rows))
-        axes.set_title(f"{run['model']}, T = {run['tasks']}, {run['device']}")
-        axes.set_xlabel("time, x the memory's limit")
-    for axes in list(figure.axes)[len(runs) :]:
-        axes.set_axis_off()
-    figure.legend([Line2D([], [], **ALONE)], [CALLS], loc="outside lower right")  # off the bars
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-
-
-def draw_growth(path: Path) -> None:
-    """Draws time over tasks and over parameters, both axes logarithmic."""
-    found = load("growth.json")
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    for axes, (key, first) in zip(
-        figure.subplots(1, 2), {"by_tasks": "tasks", "by_parameters": "parameters"}.items(), strict=True
-    ):
-        for name in found[key][0]["rows"]:
-            medians = [point["rows"][name]["cpu_ms"]["median"] for point in found[key]]
-            style = "--" if name == LIMIT else "-"
-            axes.plot([point[first] for point in found[key]], medians, style, marker="o", label=name)
-        axes.set(xscale="log", yscale="log", xlabel=first, ylabel="CPU ms")
-        if first == "tasks":
-            axes.set_xticks([point["tasks"] for point in found[key]], minor=True, labels=[])
-            axes.set_xticks([2, 4, 8, 16, 32], labels=["2", "4", "8", "16", "32"])
-        axes.legend()
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-
-
-def draw_memory(path: Path) -> None:
-    """Draws the bytes alive over a backward."""
-    memory = load("end_to_end.json")["memory"]
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, found in memory["by"].items():
-        seconds, alive = zip(*found["curve"], strict=True)
-        axes.plot(seconds, [size / 1e6 for size in alive], drawstyle="steps-post", label=f"tasks are {name}")
-    axes.set(xlabel="seconds into the step", ylabel="MB beside the parameters", ylim=0)
-    axes.legend()
-    figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
 PICTURES: dict[str, Callable[[Path], None]] = {

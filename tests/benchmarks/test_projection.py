@@ -9,7 +9,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import added, end_to_end, growth, measure, minbert, peers, projection, report, shapes, smart
+from benchmarks import (
+    added,
+    committed,
+    end_to_end,
+    goals,
+    growth,
+    measure,
+    minbert,
+    peers,
+    projection,
+    report,
+    shapes,
+    smart,
+)
 from gradsurgery import vectors
 from tests.gradsurgery.counts import Launches
 
@@ -103,15 +116,15 @@ def test_the_bandwidth_of_a_gpu_is_of_two_words_a_cycle(monkeypatch):
 
 
 def test_a_goal_is_reached_or_not(tmp_path, monkeypatch):
-    for path in report.RESULTS.glob("*.json"):
+    for path in committed.RESULTS.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    found = report.load("projection-minilm-3-cpu.json")
+    monkeypatch.setattr(committed, "RESULTS", tmp_path)
+    found = committed.load("projection-minilm-3-cpu.json")
     found["rows"][projection.CALLS] = {"ratio": {"median": 1.4}}
     for times, said in [(1.49, "yes"), (1.51, "no")]:
         found["rows"]["gradsurgery"]["ratio"]["median"] = times
         (tmp_path / "projection-minilm-3-cpu.json").write_text(json.dumps(found), encoding="utf-8")
-        (line,) = re.findall(r"^\| minilm, T = 3: x limit \|.*$", report.goals_table(), re.MULTILINE)
+        (line,) = re.findall(r"^\| minilm, T = 3: x limit \|.*$", goals.goals_table(), re.MULTILINE)
         assert line.endswith(f"| {said} |")
         assert f" {times:.2f}; {projection.CALLS} 1.40 " in line
     assert projection.CALLS not in report.beside_table()
@@ -156,7 +169,7 @@ def test_the_scripts_write_what_the_report_reads(tmp_path, monkeypatch, capsys):
     added.main(["--layers", "1", "--rounds", "1", *small, "--output", str(tmp_path)])
     minbert.main([*small, "--rounds", "1", "--output", str(tmp_path)])
     smart.main(["--layers", "1", "--models", "minilm", "--rounds", "1", *small, "--output", str(tmp_path)])
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(committed, "RESULTS", tmp_path)
     text = report.filled(report.README.read_text(encoding="utf-8"))
     assert "mlp, T = 3, cpu" in text
     for name, draw in report.PICTURES.items():
@@ -178,16 +191,16 @@ def test_the_readme_shows_the_committed_results():
     assert "<!-- beside -->" in root
     assert "<!-- smart on one task -->" in smartreg
     for name in report.PICTURES:
-        assert (report.RESULTS / name).exists()
+        assert (committed.RESULTS / name).exists()
         assert f"(results/{name})" in text
 
 
 def test_committed_results_are_right_and_name_no_folder():
-    runs = report.projections()
+    runs = committed.projections()
     assert {(run["model"], run["tasks"]) for run in runs} >= {("minilm", 3), ("bert-base", 3), ("minilm", 8)}
     for run in runs:
         own = run["rows"]["gradsurgery"]
         assert own["relative_error"] < 1e-6
         assert own["memory"] <= 0.05 or run["parameters"] < 10**6
-    for path in Path(report.RESULTS).glob("*.json"):
+    for path in Path(committed.RESULTS).glob("*.json"):
         assert '"/' not in path.read_text(encoding="utf-8")
