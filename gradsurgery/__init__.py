@@ -4,11 +4,12 @@ from .alignment import IMTLG, AlignedMTL, ConFIG
 from .balancing import DWA, UncertaintyWeighting
 from .bargaining import NashMTL
 from .conflicts import ConflictReport
-from .diagnosis import Diagnosis, Interval, PairDiagnosis, diagnose
+from .diagnosis import Diagnosis, PairDiagnosis, diagnose
 from .dual_cone import DualProj, UPGrad
 from .fixed import RLW, Constant, Mean, Sum
 from .gse import GSE
 from .history import ConflictHistory, PairSummary
+from .intervals import Interval
 from .kernels import compile_kernels
 from .min_norm import MGDA, CAGrad
 from .optimizer import GradientSurgery

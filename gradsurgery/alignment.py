@@ -3,10 +3,11 @@
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .gramians import EPSILON, equiangular, solve_on_host, spectrum
+from .gramians import EPSILON, equiangular, factor, solve_on_host
 from .optimizer import GradientSurgery
 from .options import check_option
 
@@ -51,8 +52,9 @@ class AlignedMTL(GradientSurgery):
     """Independent component alignment (Senushkin et al. 2023, CVPR, Algorithm 1).
 
     The gradients are replaced by the nearest ones that are orthogonal and of one length, and these are added
-    up. With ``G = V Λ Vᵀ`` the weights are ``√λ V Λ^(-½) Vᵀ 1``; eigenvalues lost in rounding, and their
-    directions, are left out. The T² numbers are read on the host, which waits for the device.
+    up. With ``G = V Λ Vᵀ`` the weights are ``√λ V Λ^(-½) Vᵀ 1``; directions that are lost in rounding, as all
+    but the longest gradient's where lengths differ by more than 1e15, are left out. The T² numbers are read
+    on the host, which waits for the device.
 
     Args:
         optimizer: The optimizer that makes the update.
@@ -106,6 +108,11 @@ def _conflict_free(cosines: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _aligned(cosines: Tensor, lengths: Tensor, scale_mode: ScaleMode) -> Tensor:
-    values, vectors = spectrum(cosines * lengths * lengths.unsqueeze(1))
-    chosen = {"min": values.min(), "median": values.median(), "rmse": values.mean()}[scale_mode]
-    return vectors @ (vectors.sum(0) * (chosen / values).sqrt())
+    # Singular values, for their squares would be lost in rounding from lengths apart by 1e8 on.
+    _, sigma, vectors = torch.linalg.svd(factor(cosines) * lengths, full_matrices=False)
+    kept = sigma > len(lengths) * EPSILON * sigma[0]
+    sigma, vectors = sigma[kept], vectors[kept]
+    squares = sigma.square()
+    chosen = {"min": squares.min(), "median": squares.median(), "rmse": squares.mean()}[scale_mode]
+    weights: Tensor = vectors.T @ (vectors.sum(1) * (chosen.sqrt() / sigma))
+    return weights

@@ -111,7 +111,8 @@ class DWA:
         rates = {name: mean / self._last[name] for name, mean in means.items() if name in self._last}
         self.weights = {}
         if rates:
-            values = torch.stack(list(rates.values()))
+            first = next(iter(rates.values()))
+            values = torch.stack([rate.to(first.device) for rate in rates.values()])
             values = values.where(values.isfinite(), 1.0)  # neither faster nor slower, for all that is known
             shares = len(rates) * (values / self.temperature).softmax(0)
             self.weights = dict(zip(rates, shares.unbind(), strict=True))
@@ -127,7 +128,7 @@ class DWA:
         self._sums = dict(state_dict["sums"])
 
     def _weigh(self, name: str, loss: Tensor) -> Tensor:
-        value = loss.detach()
+        value = loss.detach().sum()  # () of the one number in (1,)
         value = value.to(torch.promote_types(value.dtype, torch.float32))  # bfloat16 counts to 256
         total, count = self._sums.get(name, (torch.zeros_like(value), torch.zeros_like(value)))
         finite = value.isfinite()

@@ -21,8 +21,8 @@ class NashMTL(GradientSurgery):
     whatever the gradients; here it is multiplied by their root mean square, so that it scales with them, as a
     ``GradScaler`` needs, a single task keeps its gradient, and orthogonal gradients of one length their sum.
     Where no direction is good for every task (opposite gradients), the update is the limit of those of
-    gradients that come ever closer to such a place, to 1e-5 of their length: what conflicts cancels, what
-    does not stays.
+    gradients that come ever closer to such a place, to 1e-5 of their length (in float32, whose rounding the
+    Gramian has, to some 3e-3): what conflicts cancels, what does not stays.
 
     The weights of the last solution, and how often they were used, belong to the task's names and to one
     surgery of the step, and are in the state_dict. A task whose gradient is zero is left out. A step that

@@ -57,35 +57,39 @@ class ConflictReport:
 
     @property
     def conflict_rate(self) -> float:
-        """The share of pairs with a negative cosine; nan for one task, which has no pair."""
-        cosines = self.pairs.values()
+        """The share of pairs with a negative cosine, of those with a finite one; nan where there is none."""
+        cosines = [cosine for cosine in self.pairs.values() if math.isfinite(cosine)]
         return sum(c < 0 for c in cosines) / len(cosines) if cosines else math.nan
 
     def log(self, writer: Writer, step: int, *, prefix: str = "conflicts") -> None:
         """Writes cosines, norms, weights and the conflict rate, and those of the parts, as scalars.
 
+        There is no weight where no surgery was made, and no conflict rate where no cosine is finite.
+
         Args:
             writer: A ``torch.utils.tensorboard.SummaryWriter``, or what else has ``add_scalar``.
             step: The step.
-            prefix: Begins the scalars' names, as in ``conflicts/cosine/a-b`` and ``conflicts/norm/a``, and
-                of a part ``conflicts/part/norm/a``.
+            prefix: Begins the scalars' names, as in ``conflicts/cosine/a-b``, tasks in alphabetical order,
+                and ``conflicts/norm/a``, and of a part ``conflicts/part/norm/a``.
         """
-        for (first, second), cosine in self.pairs.items():
-            writer.add_scalar(f"{prefix}/cosine/{first}-{second}", cosine, step)
-        for task, norm, weight in zip(self.tasks, self.norms.tolist(), self._mean_weights(), strict=True):
+        for pair, cosine in self.pairs.items():
+            writer.add_scalar(f"{prefix}/cosine/{'-'.join(sorted(pair))}", cosine, step)
+        for task, norm in zip(self.tasks, self.norms.tolist(), strict=True):
             writer.add_scalar(f"{prefix}/norm/{task}", norm, step)
+        for task, weight in zip(self.tasks, self._mean_weights(), strict=False):
             writer.add_scalar(f"{prefix}/weight/{task}", weight, step)
-        if len(self.tasks) > 1:
-            writer.add_scalar(f"{prefix}/conflict_rate", self.conflict_rate, step)
+        if not math.isnan(rate := self.conflict_rate):
+            writer.add_scalar(f"{prefix}/conflict_rate", rate, step)
         for name, part in self.parts.items():
             part.log(writer, step, prefix=f"{prefix}/{name}")
 
     def __str__(self) -> str:
         pairs, cosines = self.pairs, self.cosines.tolist()
         lines = [["task", "norm", "weight", *(f"cos {task}" for task in self.tasks)]]
-        for i, (norm, weight) in enumerate(zip(self.norms.tolist(), self._mean_weights(), strict=True)):
+        weights = [f"{weight:.3g}" for weight in self._mean_weights()] or ["-"] * len(self.tasks)
+        for i, (norm, weight) in enumerate(zip(self.norms.tolist(), weights, strict=True)):
             others = ["·" if i == j else f"{c:.3f}" for j, c in enumerate(cosines[i])]
-            lines.append([self.tasks[i], f"{norm:.3g}", f"{weight:.3g}", *others])
+            lines.append([self.tasks[i], f"{norm:.3g}", weight, *others])
         text = f"{sum(c < 0 for c in pairs.values())} of {len(pairs)} pairs conflict\n{table(lines)}"
         if not self.parts or not pairs:
             return text
@@ -97,9 +101,9 @@ class ConflictReport:
         return f"{text}\n\n{table(lines)}"
 
     def _mean_weights(self) -> list[float]:
-        """Returns each task's weight, of several surgeries the mean."""
-        weights = self.weights.reshape(-1, len(self.tasks)).mean(0)
-        return [float(weight) for weight in weights.tolist()]
+        """Returns each task's weight, of several surgeries the mean, of none nothing."""
+        weights = self.weights.reshape(-1, len(self.tasks))
+        return [float(weight) for weight in weights.mean(0).tolist()] if len(weights) else []
 
 
 def report_on(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
@@ -18,22 +18,11 @@ from torch import Tensor
 from . import ddp, sharding
 from .conflicts import table
 from .gradients import TaskGradients
+from .intervals import Interval, mean_of, rate_of, t_quantile
 from .projection import pcgrad_weights, random_order
 from .tasks import differentiate, gradients_set_aside, is_finite
 
 Matrix = list[list[float]]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its interval; nan where the samples do not tell."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -42,8 +31,9 @@ class PairDiagnosis:
 
     Attributes:
         cosine: Of the expected gradients, without the batches' noise; the intervals hold together.
-        batch_cosine: Mean cosine of the gradients on one batch each, which is what surgery sees.
-        conflict_rate: Share of samples in which that cosine is negative.
+        batch_cosine: Mean cosine of the gradients on one batch each, which is what surgery sees; of the
+            samples in which neither gradient is zero.
+        conflict_rate: Share of those samples in which that cosine is negative.
         null: The same share for one task with itself on two batches, the mean of both tasks.
     """
 
@@ -60,7 +50,7 @@ class Diagnosis:
     Attributes:
         pairs: By pair of tasks.
         change: How far PCGrad moves the update, ``‖surgery - sum‖ / ‖sum‖``, mean over the samples; that much
-            even where the conflict is batch noise alone.
+            even where the conflict is batch noise alone; infinite if in one of them the sum is 0.
         conflict: True if the expected gradients of a pair conflict by more than ``tolerance``, False if no
             pair's do, None if the samples do not tell.
         verdict: The answer in one line.
@@ -135,7 +125,7 @@ def diagnose(
     tasks = tuple(losses)
     gramians = [_sample(losses, members) for _ in range(samples)]
     generator = torch.Generator() if generator is None else generator
-    change = _mean([_change(gramian[: len(tasks), : len(tasks)], generator) for gramian in gramians], level)
+    change = mean_of([_change(gramian[: len(tasks), : len(tasks)], generator) for gramian in gramians], level)
     products = [gramian.tolist() for gramian in gramians]
     found = list(combinations(range(len(tasks)), 2))
     pairs = {
@@ -198,13 +188,13 @@ def _pair(
     first, second = (a, b), (tasks + a, tasks + b)
     across = [fmean(G[i][j] for i in (a, second[0]) for j in (b, second[1])) for G in products]
     own = [[G[i][j] for G in products] for i, j in zip(first, second, strict=True)]
-    batch = [_cosine(G, a, b) for G in products]
-    null = [_cosine(G, i, j) < 0 for G in products for i, j in zip(first, second, strict=True)]
+    batch = _cosines(products, [(a, b)])
+    null = _cosines(products, zip(first, second, strict=True))
     return PairDiagnosis(
         cosine=_expected_cosine(across, own[0], own[1], 1 - (1 - level) / pairs),
-        batch_cosine=_mean(batch, level),
-        conflict_rate=_rate(sum(c < 0 for c in batch), len(batch), level),
-        null=sum(null) / len(null),
+        batch_cosine=mean_of(batch, level),
+        conflict_rate=rate_of(sum(c < 0 for c in batch), len(batch), level),
+        null=sum(c < 0 for c in null) / len(null) if null else math.nan,
     )
 
 
@@ -212,9 +202,10 @@ def _is_one_batch(gramian: Matrix, i: int, j: int) -> bool:
     return gramian[i][i] == gramian[i][j] == gramian[j][j]
 
 
-def _cosine(gramian: Matrix, i: int, j: int) -> float:
-    lengths = math.sqrt(gramian[i][i]) * math.sqrt(gramian[j][j])
-    return gramian[i][j] / lengths if lengths > 0 else 0.0
+def _cosines(gramians: Sequence[Matrix], pairs: Iterable[tuple[int, int]]) -> list[float]:
+    """Returns the cosines of these gradients where they exist: a gradient that is zero has none."""
+    lengths = [(G, i, j, math.sqrt(G[i][i]) * math.sqrt(G[j][j])) for i, j in pairs for G in gramians]
+    return [G[i][j] / length for G, i, j, length in lengths if length > 0]
 
 
 def _expected_cosine(
@@ -225,7 +216,7 @@ def _expected_cosine(
     It is unknown where a task's squared length is not clearly above 0: noise is all that the batches show.
     """
     unknown = Interval(math.nan, math.nan, math.nan)
-    if min(_mean(own_a, level).low, _mean(own_b, level).low) <= 0:
+    if min(mean_of(own_a, level).low, mean_of(own_b, level).low) <= 0:
         return unknown
     n = len(across)
     sums = [sum(across), sum(own_a), sum(own_b)]
@@ -244,45 +235,25 @@ def _expected_cosine(
     return Interval(*(max(-1.0, min(1.0, end)) for end in (value, value - half, value + half)))
 
 
-def _mean(values: Sequence[float], level: float) -> Interval:
-    n, mean = len(values), fmean(values)
-    half = t_quantile(0.5 + level / 2, n - 1) * stdev(values) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half)
-
-
-def _rate(count: int, n: int, level: float) -> Interval:
-    """Returns a share with Wilson's interval."""
-    z, share = NormalDist().inv_cdf(0.5 + level / 2), count / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    return Interval(share, min(middle - half, share), max(middle + half, share))
-
-
-def t_quantile(probability: float, freedom: int) -> float:
-    """Returns a quantile of Student's t (Abramowitz and Stegun, 26.7.5), within 2 % from 4 freedoms on."""
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + math.fsum(term / math.pow(freedom, k) for k, term in enumerate(terms, start=1))
-
-
 def _verdict(
     pairs: Mapping[tuple[str, str], PairDiagnosis], change: Interval, *, tolerance: float, samples: int
 ) -> tuple[bool | None, str]:
     moved = f"PCGrad moves the update by {change.value:.0%} of its length"
+    if math.isinf(change.value):
+        moved = "how far PCGrad moves the update cannot be told, for in a sample it is 0"
     lows = {tasks: pair.cosine.low for tasks, pair in pairs.items()}
     (first, second), worst = min(pairs.items(), key=lambda item: _known_or_highest(item[1].cosine.high))
     if worst.cosine.high < -tolerance:
         return True, f"yes: {first} and {second} conflict, expected cosine {worst.cosine}; {moved}"
     if all(low > -tolerance for low in lows.values()):
         (first, second), least = min(pairs.items(), key=lambda item: item[1].cosine.low)
+        if math.isfinite(change.value):
+            moved += ", which is batch noise" + (
+                "" if least.cosine.low >= 0 else " or a conflict that is tolerated"
+            )
         return False, (
             f"no: no pair's expected cosine is below -{tolerance:g}, the least is {first} and {second}'s,"
-            f" {least.cosine}; {moved}, which is batch noise"
+            f" {least.cosine}; {moved}"
         )
     unsure = [", ".join(tasks) for tasks, low in lows.items() if not low > -tolerance]
     return None, (

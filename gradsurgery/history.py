@@ -24,7 +24,7 @@ class PairSummary:
         mean: Mean cosine.
         standard_error: Of the mean, the steps taken as independent; nan for fewer than two.
         conflict_rate: Share of steps with a negative cosine.
-        steps: Number of steps.
+        steps: Number of steps in which there is a cosine.
     """
 
     mean: float
@@ -105,14 +105,13 @@ class ConflictHistory:
     def record(self, step: int, report: ConflictReport) -> None:
         """Adds a report's cosines, waiting for the device that holds them.
 
-        A cosine that is not finite, as of a step that a ``GradScaler`` skips, is left out.
+        A cosine that is not finite, as of a step that a ``GradScaler`` skips, is left out, and so is one of a
+        gradient that is zero: it does not exist. The tasks of a pair stand everywhere in the order in which
+        they came first.
         """
-        for (first, second), cosine in report.pairs.items():
-            pair = (second, first) if (second, first) in self.pairs else (first, second)
-            if math.isfinite(cosine):
-                self._add(self.pairs.setdefault(pair, []), Point.of(step, cosine))
-        for name, part in report.parts.items():
-            self.parts.setdefault(name, ConflictHistory(max_points=self.max_points)).record(step, part)
+        self._record(
+            step, report, {*self.pairs, *(pair for part in self.parts.values() for pair in part.pairs)}
+        )
 
     def summary(self) -> dict[Pair, PairSummary]:
         """Returns each pair's mean cosine with its standard error, and its conflict rate."""
@@ -124,11 +123,11 @@ class ConflictHistory:
         Args:
             writer: A ``torch.utils.tensorboard.SummaryWriter``, or what else has ``add_scalar``.
             prefix: Begins the curves' names, as in ``conflicts/cosine/a-b`` or
-                ``conflicts/part/cosine/a-b``.
+                ``conflicts/part/cosine/a-b``, tasks in alphabetical order.
         """
-        for (first, second), points in self.pairs.items():
+        for pair, points in self.pairs.items():
             for point in points:
-                writer.add_scalar(f"{prefix}/cosine/{first}-{second}", point.mean, point.step)
+                writer.add_scalar(f"{prefix}/cosine/{'-'.join(sorted(pair))}", point.mean, point.step)
         for name, part in self.parts.items():
             part.log(writer, prefix=f"{prefix}/{name}")
 
@@ -171,6 +170,17 @@ class ConflictHistory:
             first, second = entry["tasks"]
             owner.pairs[first, second] = points
         return history
+
+    def _record(self, step: int, report: ConflictReport, known: set[Pair]) -> None:
+        zero = {task for task, norm in zip(report.tasks, report.norms.tolist(), strict=True) if norm == 0}
+        for (first, second), cosine in report.pairs.items():
+            if math.isfinite(cosine) and zero.isdisjoint((first, second)):
+                pair = (second, first) if (second, first) in known else (first, second)
+                known.add(pair)
+                self._add(self.pairs.setdefault(pair, []), Point.of(step, cosine))
+        for name, part in report.parts.items():
+            history = self.parts.setdefault(name, ConflictHistory(max_points=self.max_points))
+            history._record(step, part, known)
 
     def _add(self, points: list[Point], point: Point) -> None:
         """Adds a point: joins it to the last one, while that stands for fewer cosines than the first."""

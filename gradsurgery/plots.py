@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .conflicts import ConflictReport
 from .history import ConflictHistory, Pair, Point
+from .intervals import rate_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,8 @@ def plot_conflicts(
         history: The cosines between tasks; at least one pair.
         null: The cosines of one task with itself on two batches, drawn in grey: what the rate would be if
             only the batches differed.
-        window: Number of measurements that a point of a curve is the mean of; the band is ± its error.
+        window: Number of measurements that a point of a curve is the mean of, at least: all of a shorter run,
+            and of a long one as many more as the history has joined. The band is ± its error.
 
     Returns:
         A figure on no screen, 9 inches wide and higher for more pairs: ``figure.savefig("conflicts.png")``.
@@ -51,26 +53,32 @@ def plot_conflicts(
     figure = _figure(9, max(3.6, 1.6 + 0.19 * (len(pairs) + len(null.pairs))))
     curves, rates = figure.subplots(1, 2, width_ratios=(2, 1))
     names, handles = [], {}
+    sizes: set[int] = set()
     for k, (pair, source) in enumerate([(p, history) for p in pairs] + [(p, null) for p in null.pairs]):
         name = " × ".join(pair) + (" (null)" if source is null else "")
         names.append(name)
-        style: dict[str, Any] = {"color": "0.6", "zorder": 1}
+        style: dict[str, Any] = {"color": "0.6", "linestyle": _STYLES[k % 4 if not many else 0], "zorder": 1}
         entry = "one task, two batches (null)" if many else name
         if source is history and pair in coloured:
             style, entry = {"color": _COLOURS[k % 7], "linestyle": _STYLES[k % 4], "zorder": 3}, name
         elif source is history:
             style, entry = {"color": "#a6cee3", "linewidth": 0.8, "zorder": 2}, "other pairs"
         banded = not many or pair in coloured
-        handles[entry] = _draw_curve(curves, source.pairs[pair], window, banded=banded, label=name, **style)
-        rate, spread = _rate(source.pairs[pair])
-        rates.errorbar(rate, k, xerr=spread, fmt="o", color=style["color"], capsize=3, markersize=4)
+        means = windows(source.pairs[pair], window)
+        sizes.update(point.size for point in means)
+        handles[entry] = _draw_curve(curves, means, banded=banded, label=name, **style)
+        whole = reduce(Point.join, source.pairs[pair])
+        rate = rate_of(whole.conflicts, whole.size, 0.95)
+        spread = [[rate.value - rate.low], [rate.high - rate.value]]
+        rates.errorbar(rate.value, k, xerr=spread, fmt="o", color=style["color"], capsize=3, markersize=4)
     curves.axhline(0, color="0.3", linewidth=0.8)
-    curves.set(xlabel="step", ylabel=f"cosine, mean of {window} ± s.e.")
+    steps = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
+    curves.set(xlabel="step", ylabel=f"cosine, mean of {steps} ± s.e.")
     figure.legend(
         handles.values(), handles, loc="outside upper left", ncols=3, fontsize="small", frameon=False
     )
     rates.axvline(0.5, color="0.3", linewidth=0.8, linestyle=":")
-    rates.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="share of steps in conflict, ± s.e.")
+    rates.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="share of steps in conflict, 95 %")
     rates.set_yticks(range(len(names)), names, fontsize="small")
     return figure
 
@@ -108,7 +116,7 @@ def plot_breakdown(source: ConflictReport | ConflictHistory) -> "Figure":
 
     Raises:
         ImportError: If matplotlib is missing.
-        ValueError: If the report is of one task, or is not broken down.
+        ValueError: If the report is of one task, the history of no pair, or it is not broken down.
     """
     if isinstance(source, ConflictReport):
         _refuse_one_task(source.tasks)
@@ -118,9 +126,14 @@ def plot_breakdown(source: ConflictReport | ConflictHistory) -> "Figure":
             f"{kind} must be broken down, got one without parts: make the optimizer with breakdown=model"
         )
     names, pairs = list(source.parts), list(source.pairs)
+    if not pairs:
+        raise ValueError(
+            "history must hold a pair of tasks, got none: record() reports of two tasks or more whose"
+            " gradients are finite and not zero"
+        )
     by_part = [_cosines(part) for part in source.parts.values()]
     found = {pair: [part.get(pair, (math.nan, 0.0)) for part in by_part] for pair in pairs}
-    reach = max(abs(m) + e for row in found.values() for m, e in row if math.isfinite(m))
+    reach = max((abs(m) + e for row in found.values() for m, e in row if math.isfinite(m)), default=0.0)
     if len(pairs) > _FEW:
         figure = _figure(2.6 + 0.42 * len(names), 1.8 + 0.24 * len(pairs))
         means = [[mean for mean, _ in row] for row in found.values()]
@@ -192,9 +205,8 @@ def _refuse_one_task(tasks: tuple[str, ...]) -> None:
         )
 
 
-def _draw_curve(axes: Any, points: Sequence[Point], window: int, *, banded: bool, **style: Any) -> Any:
-    """Draws the running mean, with a band of its error if asked to, and returns the line."""
-    means = windows(points, window)
+def _draw_curve(axes: Any, means: Sequence[Point], *, banded: bool, **style: Any) -> Any:
+    """Draws running means, with a band of their errors if asked to, and returns the line."""
     x = [point.step for point in means]
     (line,) = axes.plot(x, [point.mean for point in means], marker="." if len(x) == 1 else "", **style)
     if banded:
@@ -215,9 +227,3 @@ def windows(points: Sequence[Point], window: int) -> list[Point]:
         if joined.size >= window:
             found.append(joined)
     return found or [reduce(Point.join, points)]
-
-
-def _rate(points: Sequence[Point]) -> tuple[float, float]:
-    """Returns the share below zero and its standard error."""
-    whole = reduce(Point.join, points).summary()
-    return whole.conflict_rate, math.sqrt(whole.conflict_rate * (1 - whole.conflict_rate) / whole.steps)

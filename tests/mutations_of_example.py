@@ -84,8 +84,18 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
             "",
             "test_results_page.py::test_a_seed_weighs_as_much_as_another_and_has_the_same_rows",
         ),
+        (
+            "if seeds == list(SEEDS) else UNFINISHED",
+            "",
+            "test_results_page.py::test_many_samples_of_one_seed_decide_nothing",
+        ),
     ],
     f"{_PACKAGE}/findings.py": [
+        (  # whatever seeds there are
+            "[seed for seed in found if seed in SEEDS] or found",
+            "found",
+            "test_reproduction.py::test_only_the_protocols_seeds_decide",
+        ),
         (
             "if finished else UNFINISHED",
             "",

@@ -246,14 +246,24 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "test_history.py::test_points_stand_for_equally_many_steps_and_are_never_more_than_the_bound",
         ),
         (
-            "if (second, first) in self.pairs else (first, second)",
+            "if (second, first) in known else (first, second)",
             "if False else (first, second)",
             "test_history.py::test_a_pair_is_one_in_either_order",
         ),
         (
-            "if math.isfinite(cosine):",
-            "if True:",
+            "if math.isfinite(cosine) and",
+            "if",
             "test_history.py::test_a_step_that_overflowed_spoils_no_mean",
+        ),
+        (
+            " and zero.isdisjoint((first, second)):",
+            ":",
+            "test_history.py::test_a_gradient_that_is_zero_has_no_cosine",
+        ),
+        (
+            "{*self.pairs, *(pair for part in self.parts.values() for pair in part.pairs)}",
+            "set(self.pairs)",
+            "test_history.py::test_a_pair_is_spelled_alike_in_every_part",
         ),
     ],
     "gradsurgery/diagnosis.py": [
@@ -301,6 +311,23 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
             "return gramian[i][i] == gramian[i][j] == gramian[j][j]",
             "return False",
             "test_diagnosis.py::test_a_task_that_draws_no_fresh_batches_is_named",
+        ),
+        (
+            " if length > 0]",
+            "]",
+            "test_diagnosis.py::test_a_batch_without_an_example_of_a_task_has_no_cosine",
+        ),
+    ],
+    "gradsurgery/intervals.py": [
+        (
+            "if n < 2 or not math.isfinite(mean):",
+            "if n < 2:",
+            "test_diagnosis.py::test_gradients_that_add_up_to_zero_leave_the_rest_of_the_diagnosis",
+        ),
+        (
+            "(z / (2 * n)) ** 2",
+            "0",
+            "test_plots.py::test_nulls_are_told_apart_and_a_rate_of_one_is_not_certain",
         ),
     ],
 }

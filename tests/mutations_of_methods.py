@@ -178,14 +178,19 @@ METHODS: dict[str, list[tuple[str, ...]]] = {
             "test_alignment.py::test_config_has_one_cosine_with_every_gradient_and_the_length_of_the_projections",
         ),
         (
-            "(chosen / values).sqrt()",
-            "chosen / values",
+            "(chosen.sqrt() / sigma)",
+            "(chosen / squares)",
             "test_alignment.py::test_aligned_gradients_are_orthogonal_and_of_one_length",
         ),
         (
-            '"min": values.min()',
-            '"min": values.max()',
+            '"min": squares.min()',
+            '"min": squares.max()',
             "test_alignment.py::test_aligned_gradients_are_orthogonal_and_of_one_length[min]",
+        ),
+        (
+            "len(lengths) * EPSILON * sigma[0]",
+            "len(lengths) * EPSILON**0.5 * sigma[0]",
+            "test_alignment.py::test_a_short_gradient_is_aligned_and_not_lost",
         ),
     ],
     "gradsurgery/fixed.py": [

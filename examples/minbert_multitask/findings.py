@@ -97,14 +97,22 @@ def verdict(found: Difference, *, sign: int) -> str:
     return CONFIRMED if low > 0 else REFUTED if high < 0 else UNDECIDED
 
 
-def judge(claim: Claim, found: Difference) -> Finding:
-    """Returns the verdict on a claim."""
-    finished = found.seeds >= len(SEEDS)
+def judge(claim: Claim, found: Difference, *, finished: bool) -> Finding:
+    """Returns the verdict on a claim, if the protocol's seeds have all been run."""
     return Finding(claim, found, verdict(found, sign=claim.sign) if finished else UNFINISHED)
+
+
+def of_protocol(seeds: Iterable[int]) -> list[int]:
+    """Returns those of the seeds that are the protocol's, or all where none is; ascending."""
+    found = sorted(set(seeds))
+    return [seed for seed in found if seed in SEEDS] or found
 
 
 def findings(records: Iterable[Record], dataset: Dataset, claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
     """Judges every claim whose two rows have a seed in common.
+
+    Verdicts are of the protocol's seeds, whatever others have been run: seeds that are added until a claim is
+    decided decide nothing. Other seeds show a difference where there is none of these.
 
     Args:
         records: Of all rows and seeds.
@@ -118,13 +126,13 @@ def findings(records: Iterable[Record], dataset: Dataset, claims: Sequence[Claim
     found = []
     for claim in claims:
         row, reference = rows.get(claim.row, {}), rows.get(claim.reference, {})
-        seeds = common_seeds(row, reference)
+        seeds = of_protocol(common_seeds(row, reference))
         if seeds:
             pairs = [
                 (row[seed].predictions("dev", dataset), reference[seed].predictions("dev", dataset))
                 for seed in seeds
             ]
-            found.append(judge(claim, difference(pairs, claim.metric)))
+            found.append(judge(claim, difference(pairs, claim.metric), finished=seeds == list(SEEDS)))
     return found
 
 

@@ -23,7 +23,8 @@ def sections(results: Sequence[RunResult], judged: Sequence[Finding]) -> dict[st
         results: All runs.
         judged: The verdicts on the claims.
     """
-    paper = [run for run in results if EXPERIMENTS[run.row].group == "paper"]
+    known = [run for run in results if run.row in EXPERIMENTS]  # another version's rows have no group
+    paper = [run for run in known if EXPERIMENTS[run.row].group == "paper"]
     return {
         "state": _state(results),
         "verdicts": _verdicts(judged),

@@ -107,7 +107,9 @@ def _caption(group: Comparable) -> str:
         differences = differences_from_paper(group)
         compare = f", measured with {', '.join(differences)}: compare gaps between rows, not levels"
         parts.append(f"Crosses: the paper's dev scores, single runs{compare if differences else ''}.")
-    parts.append("Hollow: the same answer to all examples (for overall, in a task).")
+    several = max(map(len, group.rows.values())) > 1
+    which = ", in at least one of the runs" if several else ""
+    parts.append(f"Hollow: the same answer to all examples (for overall, in a task){which}.")
     if longest(group) > 1:
         parts.append(
             "The epoch is chosen by overall on the very dev examples it is scored on: a little too high."

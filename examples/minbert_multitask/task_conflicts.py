@@ -10,8 +10,9 @@ import numpy as np
 
 from .conflicts_figure import PAIRS, cosines
 from .evaluate import Array
-from .findings import Difference, verdict
+from .findings import UNFINISHED, Difference, of_protocol, verdict
 from .intervals import half_width
+from .protocol import SEEDS
 from .results import RunResult
 
 
@@ -24,7 +25,8 @@ class TaskConflict:
         cosine: The mean over seeds of each seed's mean cosine, with its 95 % interval over seeds.
         share: The share of samples below 0, likewise a mean over seeds.
         null: The cosine of one task's gradients on two batches, for either task, likewise.
-        verdict: Confirmed where the whole interval is below 0, refuted where it is above.
+        verdict: Confirmed where the whole interval is below 0, refuted where it is above; unfinished before
+            all seeds have run.
     """
 
     pair: str
@@ -39,7 +41,8 @@ def task_conflicts(runs: Sequence[RunResult]) -> list[TaskConflict]:
 
     The unit is the seed, for runs of one seed see the same batches: rows and iterations within it are
     averaged first, and the interval is Student's over seeds. Rows that lack a seed are left out, or seeds
-    would differ by their rows.
+    would differ by their rows; so are seeds that are not the protocol's, unless there are no others. No
+    verdict falls before all of the protocol's have run.
 
     Args:
         runs: Of any rows and seeds.
@@ -48,7 +51,7 @@ def task_conflicts(runs: Sequence[RunResult]) -> list[TaskConflict]:
         By pair; nothing where no cosines were sampled.
     """
     sampled = [run for run in runs if run.conflicts]
-    seeds = sorted({run.seed for run in sampled})
+    seeds = of_protocol(run.seed for run in sampled)
     rows = {run.row for run in sampled}
     whole = {row for row in rows if {run.seed for run in sampled if run.row == row} >= set(seeds)}
     by_seed = [[run for run in sampled if run.seed == seed and run.row in whole] for seed in seeds]
@@ -65,7 +68,8 @@ def task_conflicts(runs: Sequence[RunResult]) -> list[TaskConflict]:
         cosine = Difference(fmean(means), fmean(means) - half, fmean(means) + half, len(means))
         first, second = (fmean(over_seeds(task, np.mean)) for task in pair.split("-"))
         share = fmean(over_seeds(pair, lambda values: np.mean(values < 0)))
-        found.append(TaskConflict(pair, cosine, share, (first, second), verdict(cosine, sign=-1)))
+        judged = verdict(cosine, sign=-1) if seeds == list(SEEDS) else UNFINISHED
+        found.append(TaskConflict(pair, cosine, share, (first, second), judged))
     return found
 
 

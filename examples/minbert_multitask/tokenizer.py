@@ -17,6 +17,7 @@ from .files import write_atomically
 MAX_LENGTH = 512
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _OPTIONS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+_NORMALIZER_KEYS = ("lowercase", "strip_accents", "handle_chinese_chars")
 
 
 class Tokenizer:
@@ -63,24 +64,23 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> "Tokenizer":
-        """Reads ``vocab.txt``, and the options that ``tokenizer_config.json`` gives, if it is there.
+        """Reads ``vocab.txt``, or else ``tokenizer.json``, and the options of ``tokenizer_config.json``.
 
         Args:
             source: A folder of the Hugging Face form, an installed package that holds one, or a hub's name.
 
         Raises:
-            ValueError: If a file is missing or damaged, or the vocabulary exceeds ``config.json``'s size.
+            ValueError: If a file is missing or damaged, is of no WordPiece, or the vocabulary exceeds
+                ``config.json``'s size.
         """
         folder = weights.resolve(source)
         path, config = folder / "vocab.txt", BertConfig.from_folder(folder)
-        try:
-            vocabulary = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        except FileNotFoundError as error:
-            raise ValueError(f"{path} is missing; give a folder of the Hugging Face form") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not UTF-8 ({error.reason} at byte {error.start}); fetch it again"
-            ) from error
+        of_json: dict[str, Any] = {}
+        if path.is_file() or not (folder / "tokenizer.json").is_file():
+            vocabulary = _read_lines(path)
+        else:
+            path = folder / "tokenizer.json"
+            vocabulary, of_json = _read_json(path)
         if len(vocabulary) > config.vocab_size:
             raise ValueError(
                 f"{path} has {len(vocabulary)} tokens, config.json a vocab_size of {config.vocab_size}; "
@@ -88,10 +88,11 @@ class Tokenizer:
             )
         options_path = folder / "tokenizer_config.json"
         given = weights.read_config(options_path) if options_path.is_file() else {}
-        options = {name: given[name] for name in _OPTIONS if given.get(name) is not None}
+        options = of_json | {name: given[name] for name in _OPTIONS if given.get(name) is not None}
         for name, value in options.items():
             if not isinstance(value, bool):
-                raise ValueError(f"{options_path} must have true or false for {name}, got {value!r}")
+                place = options_path if name in given else path
+                raise ValueError(f"{place} must have true or false for {name}, got {value!r}")
         try:
             return cls(vocabulary, max_length=min(MAX_LENGTH, config.max_position_embeddings), **options)
         except ValueError as error:
@@ -126,3 +127,30 @@ class Tokenizer:
             input_ids[i, : len(row)] = torch.tensor(row)
             attention_mask[i, : len(row)] = 1
         return input_ids, attention_mask
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Returns the tokens of a ``vocab.txt``, one a line."""
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing; give a folder of the Hugging Face form") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}); fetch it again"
+        ) from error
+
+
+def _read_json(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Returns the tokens and the options of a ``tokenizer.json``, which is all that newer versions save."""
+    content = weights.read_config(path)
+    model, normalizer = content.get("model"), content.get("normalizer")
+    types = [part.get("type") if isinstance(part, dict) else None for part in (model, normalizer)]
+    if types != ["WordPiece", "BertNormalizer"]:
+        raise ValueError(f"{path} is no WordPiece tokenizer of BERT's; choose other weights")
+    ids = model.get("vocab")
+    if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(map(str, range(len(ids)))):
+        raise ValueError(f"{path} must give each token an id of its own from 0 on; fetch it again")
+    options = {name: normalizer.get(key) for name, key in zip(_OPTIONS, _NORMALIZER_KEYS, strict=True)}
+    given = {name: value for name, value in options.items() if value is not None}
+    return sorted(ids, key=ids.__getitem__), given

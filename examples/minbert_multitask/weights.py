@@ -1,7 +1,8 @@
-"""Pretrained weights in the Hugging Face form: a folder with config.json, vocab.txt and model.safetensors."""
+"""Pretrained weights in the Hugging Face form: a folder with config.json, a vocabulary, model.safetensors."""
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module, metadata
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
 
 
 def resolve(source: str | Path) -> Path:
@@ -74,7 +76,7 @@ def _from_hub(name: str) -> Path:
         ) from error
     for weight_file in _WEIGHT_FILES:
         try:
-            patterns = ["config.json", "vocab.txt", "tokenizer_config.json", weight_file]
+            patterns = ["config.json", *_TOKENIZER_FILES, weight_file]
             folder = Path(download(name, allow_patterns=patterns))
         except Exception as error:  # whatever the hub's client, its cache or the network raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -101,6 +103,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """Reads the parameters of an encoder from a folder; what else the file holds, such as heads, is left.
 
+    Models for masked language modelling, tokens or spans are saved without a pooler: theirs is zero here.
+
     Args:
         folder: A folder with ``model.safetensors`` or ``pytorch_model.bin``.
         shapes: The parameters' names and the shapes they must have.
@@ -113,9 +117,17 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tens
     """
     path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
+        if parts := sorted(folder.glob("*.index.json")):
+            raise ValueError(
+                f"{parts[0]} lists weights in several files; save them again as one, model.safetensors"
+            )
         raise ValueError(f"{folder} holds neither {' nor '.join(_WEIGHT_FILES)}; fetch the weights again")
     found = _read_safetensors(path, shapes) if path.suffix == ".safetensors" else _read_pickle(path, shapes)
-    if missing := [name for name in shapes if name not in found]:
+    missing = [name for name in shapes if name not in found]
+    if missing and all(name.startswith("pooler.") for name in missing):
+        found |= {name: torch.zeros(shapes[name], device="cpu") for name in missing}
+        warnings.warn(f"{path} has no pooler; its output is 0, and no head here reads it", stacklevel=2)
+    elif missing:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise ValueError(
             f"{path} lacks the parameter {missing[0]}{more}; these weights do not fit config.json"

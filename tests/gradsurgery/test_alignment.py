@@ -76,6 +76,16 @@ def test_aligned_gradients_are_orthogonal_and_of_one_length(mode, J):
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-8 * sigma[0].item() ** 2 / sigma[-1].item())
 
 
+@pytest.mark.parametrize("short", [1e-6, 1e-8, 1e-10, 1e-12, 1e-14])
+def test_a_short_gradient_is_aligned_and_not_lost(short):
+    """The same algorithm on J itself, of which the square loses what is shorter than 1e-8."""
+    J = double([[1.0, 0.0, 0.0], [0.6 * short, 0.8 * short, 0.0]])
+    U, sigma, Vt = torch.linalg.svd(J, full_matrices=False)
+    result, _ = operate(AlignedMTL, J, scope="all")
+    torch.testing.assert_close(result, sigma[-1] * (U @ Vt).sum(0), rtol=1e-6, atol=0.03 * short)
+    assert result.norm().item() == pytest.approx(2**0.5 * 0.8 * short, rel=0.03)
+
+
 @pytest.mark.parametrize("mode", ["min", "median", "rmse"])
 def test_alignment_leaves_out_dependent_directions_and_tasks_without_a_gradient(mode):
     J = double([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0], [0.0, 0.0]])

@@ -201,3 +201,13 @@ def test_losses_in_modules_of_float32_stay_float32():
     (loss, _) = losses_with(torch.ones(2, 2), parameters)
     assert UncertaintyWeighting("a")({"a": loss})["a"].dtype == torch.float32
     assert isinstance(UncertaintyWeighting("a"), nn.Module)
+
+
+def test_a_loss_of_one_number_in_a_vector_is_as_good_as_one():
+    one, other = DWA(), DWA()
+    for factor in (1.0, 0.5, 0.25):
+        for balance, shape in ((one, (1,)), (other, ())):
+            balance({"a": number(factor).reshape(shape), "b": number(2.0)})
+            balance.end_epoch()
+    assert one.weights == other.weights
+    assert one.weights["a"].shape == ()

@@ -108,6 +108,10 @@ def test_a_report_is_logged_to_whatever_has_add_scalar():
         ("conflicts/other/weight/b", 7): 1.0,
         ("conflicts/other/conflict_rate", 7): 0.0,
     }
+    turned = Writer()
+    optimizer.backward(dict(zip("ba", losses_with(rows, parameters), strict=True)))
+    optimizer.conflicts.log(turned, 7)
+    assert turned.scalars.keys() == writer.scalars.keys()  # one pair, one curve
     alone = Writer()
     report_of(rows[:1])[0].log(alone, 0, prefix="one")
     assert set(alone.scalars) == {("one/norm/0", 0), ("one/weight/0", 0)}
@@ -133,3 +137,18 @@ def test_a_report_prints_as_a_table():
         "task  norm  weight  cos a",
         "a        2       1      ·",
     ]
+
+
+def test_what_there_is_not_makes_no_curve():
+    x, y = (torch.nn.Parameter(torch.ones(1)) for _ in "ab")
+    optimizer = PCGrad(torch.optim.SGD([x, y], lr=1.0), granularity="group")
+    optimizer.backward({"a": x.sum(), "b": y.sum()})  # nothing shared, no surgery
+    writer = Writer()
+    optimizer.conflicts.log(writer, 0)
+    assert not any("weight" in tag for tag, _ in writer.scalars)
+    assert "nan" not in str(optimizer.conflicts)
+    overflowed, _ = report_of(torch.tensor([[math.inf, 1.0], [1.0, -1.0]]))
+    assert math.isnan(overflowed.conflict_rate)
+    writer = Writer()
+    overflowed.log(writer, 0)
+    assert ("conflicts/conflict_rate", 0) not in writer.scalars

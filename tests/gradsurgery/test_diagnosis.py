@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gradsurgery import diagnose
-from gradsurgery.diagnosis import t_quantile
+from gradsurgery.intervals import t_quantile
 
 
 def problem(cosine, *, noise, seed, width=16, length=3.0):
@@ -218,3 +218,39 @@ def test_a_loss_that_is_not_finite_is_named():
     losses, x = problem(0.0, noise=0.1, seed=0)
     with pytest.raises(ValueError, match="'b' must be finite"):
         diagnose({**losses, "b": lambda: x.sum() * math.nan}, [x])
+
+
+def fixed(*gradients):
+    """Tasks whose gradients are these vectors at every call, but for a draw that does not matter."""
+    x = nn.Parameter(torch.zeros(len(gradients[0]), dtype=torch.float64))
+    rows = torch.tensor(gradients, dtype=torch.float64)
+    return {name: lambda row=row: x @ row for name, row in zip("abcd", rows, strict=False)}, x
+
+
+def test_gradients_that_add_up_to_zero_leave_the_rest_of_the_diagnosis():
+    losses, x = fixed([3.0, -1.0], [-1.0, 3.0], [-2.0, -2.0])
+    diagnosis = diagnose(losses, [x], samples=5)
+    assert diagnosis.change.value == math.inf
+    assert "inf" not in diagnosis.verdict
+    assert diagnosis.pairs["a", "b"].batch_cosine.value == pytest.approx(-0.6)
+    losses, x = fixed([1.0, 0.0], [0.0, 1.0], [-0.04, 0.0], [-0.96, -1.0])
+    verdict = diagnose(losses, [x], samples=5, tolerance=0.999).verdict
+    assert "how far PCGrad moves the update cannot be told, for in a sample it is 0" in verdict
+
+
+def test_a_conflict_that_is_tolerated_is_not_called_noise():
+    losses, x = fixed([1.0, 0.0], [-0.09, 1.0])
+    assert "which is batch noise or a conflict that is tolerated" in diagnose(losses, [x], samples=5).verdict
+    losses, x = fixed([1.0, 0.0], [0.09, 1.0])
+    assert "which is batch noise;" in diagnose(losses, [x], samples=5).verdict
+
+
+def test_a_batch_without_an_example_of_a_task_has_no_cosine():
+    turns = count()
+    x = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    losses = {"a": lambda: 2 * x.sum(), "b": lambda: -x.sum() * (next(turns) % 4 < 2)}
+    pair = diagnose(losses, [x], samples=20).pairs["a", "b"]
+    assert (pair.batch_cosine.value, pair.conflict_rate.value, pair.null) == (-1.0, 1.0, 0.0)
+    pair = diagnose({"a": x.sum, "b": lambda: 0 * x.sum()}, [x], samples=5).pairs["a", "b"]
+    assert math.isnan(pair.conflict_rate.value)
+    assert math.isnan(pair.cosine.value)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradsurgery import ConflictHistory, ConflictReport
+from gradsurgery import ConflictHistory, ConflictReport, PairSummary
 from tests.gradsurgery.reference import QUARTER
 
 COSINES = st.lists(st.floats(-1, 1), min_size=1, max_size=60)
@@ -110,6 +110,37 @@ def test_a_step_that_overflowed_spoils_no_mean():
     }
 
 
+def gradients(rows, tasks, **options):
+    rows = torch.tensor(rows, dtype=torch.float64)
+    return ConflictReport(tasks, rows @ rows.T, torch.ones(len(tasks)), **options)
+
+
+def test_a_gradient_that_is_zero_has_no_cosine():
+    """As of a task that has no example in three batches of four, and of one that does not reach a part."""
+    history = ConflictHistory()
+    for step in range(8):
+        part = gradients([[1.0], [-1.0 * (step % 4 == 0)], [0.0]], ("a", "b", "c"))
+        rows = [[1.0, 0.0], [-1.0 * (step % 4 == 0), 0.0], [0.0, 1.0]]
+        history.record(step, gradients(rows, ("a", "b", "c"), parts={"adapter": part}))
+    for found in (history, history.parts["adapter"]):
+        assert found.summary()["a", "b"] == PairSummary(-1.0, 0.0, 1.0, 2)
+    assert history.summary()["a", "c"].steps == 8
+    assert set(history.parts["adapter"].pairs) == {("a", "b")}
+
+
+def test_a_pair_is_spelled_alike_in_every_part():
+    """A part that comes later, as where layers are thawed, in steps whose tasks have another order."""
+    history = ConflictHistory()
+    history.record(0, report(0.5, tasks=("a", "b"), parts={"top": report(0.5, tasks=("a", "b"))}))
+    late = {"low": report(-0.5, tasks=("b", "a")), "top": report(0.5, tasks=("b", "a"))}
+    history.record(1, report(0.25, tasks=("b", "a"), parts=late))
+    overflowed = report(math.inf, tasks=("d", "c"), parts={"low": report(0.5, tasks=("d", "c"))})
+    history.record(2, overflowed)
+    history.record(3, report(0.5, tasks=("c", "d")))
+    assert set(history.pairs) == {("a", "b"), ("d", "c")}
+    assert set(history.parts["low"].pairs) == {("a", "b"), ("d", "c")}
+
+
 def test_parts_have_histories_of_their_own():
     history = ConflictHistory(max_points=2)
     for step in range(5):
@@ -151,12 +182,14 @@ def test_curves_are_logged_to_whatever_has_add_scalar():
     history, writer = ConflictHistory(max_points=2), Writer()
     for step, c in enumerate([-0.5, 0.25, 0.75]):
         history.record(step, report(c, tasks=("a", "b"), parts={"x": report(0.5, tasks=("a", "b"))}))
+    history.record(3, report(0.75, tasks=("b", "a"), parts={"x": report(0.5, tasks=("b", "a"))}))
+    history.pairs = {("b", "a"): history.pairs["a", "b"]}  # as of a run whose first step had this order
     history.log(writer, prefix="run")
     assert writer.scalars == [
         ("run/cosine/a-b", -0.125, 1),
-        ("run/cosine/a-b", 0.75, 2),
+        ("run/cosine/a-b", 0.75, 3),
         ("run/x/cosine/a-b", 0.5, 1),
-        ("run/x/cosine/a-b", 0.5, 2),
+        ("run/x/cosine/a-b", 0.5, 3),
     ]
 
 

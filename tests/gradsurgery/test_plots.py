@@ -1,10 +1,12 @@
 """The figure holds the curves it should, and says what is missing."""
 
+import math
 import statistics
 import subprocess
 import sys
 import warnings
 from itertools import pairwise
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -43,6 +45,28 @@ def test_curves_are_running_means_and_points_are_rates(tmp_path):
 def test_a_window_longer_than_the_history_gives_one_point():
     curves, _ = plot_conflicts(history(("a", "b")), window=100).axes
     assert curves.lines[0].get_xdata().tolist() == [50]
+
+
+def test_the_axis_states_how_many_measurements_a_mean_is_of():
+    long = ConflictHistory(max_points=4)
+    for step in range(17):
+        long.record(step, report(2))
+    for found, window, says in (
+        (history(("a", "b"), steps=3), 50, "mean of 3 "),
+        (history(("a", "b")), 4, "mean of 4 "),
+        (long, 2, "mean of 8 to 9 "),
+    ):
+        curves, _ = plot_conflicts(found, window=window).axes
+        assert says in curves.get_ylabel()
+
+
+def test_nulls_are_told_apart_and_a_rate_of_one_is_not_certain():
+    found = ConflictHistory()
+    found.pairs["a", "b"] = [Point.of(step, -0.5) for step in range(3)]
+    curves, rates = plot_conflicts(found, null=history(("a", "a again"), ("b", "b again"))).axes
+    assert len({line.get_linestyle() for line in curves.lines[1:3]}) == 2
+    (bar,) = rates.containers[0].lines[2][0].get_segments()
+    assert bar[:, 0] == pytest.approx([3 / (3 + NormalDist().inv_cdf(0.975) ** 2), 1.0])  # Wilson's
 
 
 def test_nothing_to_draw_is_refused():
@@ -131,6 +155,11 @@ def test_a_report_without_pairs_or_parts_is_refused():
             draw(report(1))
     with pytest.raises(ValueError, match="report must be broken down, got one without parts"):
         plot_breakdown(report(2))
+    zero = ConflictReport(("a", "b"), torch.zeros(2, 2), torch.ones(2))
+    empty = ConflictHistory()
+    empty.record(0, ConflictReport(("a", "b"), zero.gramian, zero.weights, {"x": zero}))
+    with pytest.raises(ValueError, match="history must hold a pair of tasks, got none"):
+        plot_breakdown(empty)
     with pytest.raises(ValueError, match="history must be broken down, got one without parts"):
         plot_breakdown(history(("a", "b")))
 
@@ -143,3 +172,9 @@ def test_matplotlib_is_imported_by_the_figure_only(monkeypatch):
         plot_conflicts(history(("a", "b")))
     with pytest.raises(ImportError, match="needs matplotlib"):
         plot_cosines(report(2))
+
+
+def test_a_step_that_overflowed_is_drawn_as_far_as_it_can_be():
+    part = ConflictReport(("a", "b"), torch.full((2, 2), math.nan), torch.ones(2))
+    (axes,) = plot_breakdown(ConflictReport(("a", "b"), part.gramian, part.weights, {"x": part})).axes
+    assert all(map(math.isnan, axes.containers[0].lines[0].get_ydata()))

@@ -23,7 +23,7 @@ def judged():
     found = []
     for claim in reversed(CLAIMS):
         value, half = generator.normal(0, 0.03), 0.02
-        found.append(findings.judge(claim, Difference(value, value - half, value + half, 3)))
+        found.append(findings.judge(claim, Difference(value, value - half, value + half, 3), finished=True))
     return found
 
 
@@ -64,7 +64,7 @@ def test_the_papers_claims_come_first():
 
 
 def test_what_one_seed_says_is_not_drawn():
-    alone = findings.judge(CLAIMS[0], Difference(0.1, -math.inf, math.inf, 1))
+    alone = findings.judge(CLAIMS[0], Difference(0.1, -math.inf, math.inf, 1), finished=False)
     assert drawn([alone]) is None
     assert drawn([]) is None
     (panel,) = panels(drawn([alone, *judged()[:2]]))
@@ -79,7 +79,7 @@ def test_a_row_that_the_paper_did_not_finish_has_no_difference():
 
 
 def test_findings_are_read_as_they_were_written(tmp_path):
-    alone = findings.judge(CLAIMS[0], Difference(0.1, -math.inf, math.inf, 1))
+    alone = findings.judge(CLAIMS[0], Difference(0.1, -math.inf, math.inf, 1), finished=False)
     found = [*judged(), alone]
     findings.save(found, tmp_path / "findings.json")
     again = findings.load(tmp_path / "findings.json")

@@ -221,7 +221,24 @@ def test_each_smart_row_is_drawn_on_train_and_dev_beside_its_counterpart(epochs)
                 expected = [getattr(epoch, split)[metric] for epoch in results[row].epochs]
                 np.testing.assert_allclose(line[1] if epochs > 1 else line[0], expected)
     assert len(found) == (4 * len(SMART_PAIRS) if epochs > 1 else 4)
-    assert "Train: 500 train examples of each task." in words(figure_of(smart_figure, results.values()))
+    text = " ".join(words(figure_of(smart_figure, results.values())).split())
+    assert "Train: 500 train examples of each task (95 % sampling error of an accuracy: up to ±0.04)" in text
+
+
+def test_only_what_train_is_above_dev_is_shaded():
+    def scored(dev, train):
+        made_up = run("smart", epochs=2)
+        epochs = tuple(
+            replace(epoch, dev={**epoch.dev, "qqp": d}, train={**epoch.train, "qqp": t})
+            for epoch, d, t in zip(made_up.epochs, dev, train, strict=True)
+        )
+        return panels(figure_of(smart_figure, [replace(made_up, epochs=epochs)]))[1]
+
+    (shade,) = scored((0.63, 0.63), (0.6, 0.6)).collections
+    assert not shade.get_paths()
+    (shade,) = scored((0.63, 0.63), (0.6, 0.7)).collections
+    (path,) = shade.get_paths()
+    assert path.vertices[:, 1].min() >= 0.63
 
 
 def test_smart_is_drawn_without_its_counterpart_where_that_has_no_run():

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from minbert_multitask import cli, reproduction, results_page, task_conflicts
 from minbert_multitask.experiments import EXPERIMENTS
-from minbert_multitask.findings import CONFIRMED, REFUTED, UNDECIDED, Difference, judge
-from minbert_multitask.protocol import CLAIMS
+from minbert_multitask.findings import CONFIRMED, REFUTED, UNDECIDED, UNFINISHED, Difference, judge
+from minbert_multitask.protocol import CLAIMS, SEEDS
 from minbert_multitask.results import ConflictSample
 from scipy import stats
 
@@ -67,6 +67,13 @@ def test_the_names_of_the_tables_are_those_that_are_made():
     assert set(results_page.sections([run("gse")], [])) == set(results_page.SECTIONS)
 
 
+def test_a_row_of_another_version_is_in_the_tables_and_not_among_the_papers():
+    tables = results_page.sections([run("gse-of-old", probe_every=1)], [])
+    assert "gse-of-old" in tables["scores"]
+    assert "gse-of-old" in tables["cost"]
+    assert tables["conflicts"] == task_conflicts.markdown([])
+
+
 def test_a_page_is_written_whole(tmp_path):
     path = tmp_path / "page.md"
     path.write_text("# é\n<!-- cost -->\n<!-- end of cost -->\n", encoding="utf-8")
@@ -95,8 +102,10 @@ def test_the_page_says_how_much_has_been_run():
 
 def test_the_page_counts_the_verdicts_and_names_the_claims_that_are_decided():
     wide, narrow = Difference(0.1, -1.0, 1.2, 3), Difference(0.1, 0.05, 0.15, 3)
-    judged = [judge(CLAIMS[0], narrow), judge(CLAIMS[1], narrow), judge(CLAIMS[2], wide)]
-    judged.append(judge(CLAIMS[3], replace(narrow, seeds=2)))
+    found = [narrow, narrow, wide, narrow]
+    judged = [
+        judge(claim, one, finished=claim != CLAIMS[3]) for claim, one in zip(CLAIMS, found, strict=False)
+    ]
     assert results_page.sections([run("gse")], judged)["verdicts"] == (
         f"Of the protocol's {len(CLAIMS)} claims, confirmed: 1 (*GSE beats gradient surgery*); refuted: 1 "
         f"(*multitask hurts*); cannot be told at this size: 1; not yet run with all seeds: {len(CLAIMS) - 3}."
@@ -119,7 +128,7 @@ def sampled(row, seed, *cosines, null=0.25):
 
 
 def test_conflicts_are_judged_over_seeds_by_students_interval():
-    of_seed = {1: (-0.3, -0.1), 2: (-0.3, -0.3), 3: (-0.2, -0.4, 0.1)}
+    of_seed = dict(zip(SEEDS, [(-0.3, -0.1), (-0.3, -0.3), (-0.2, -0.4, 0.1)], strict=True))
     runs = [sampled("gse", seed, *cosines) for seed, cosines in of_seed.items()]
     found, _, turned = task_conflicts.task_conflicts(runs)
     means = [fmean(cosines) for cosines in of_seed.values()]
@@ -146,13 +155,17 @@ def test_a_seed_weighs_as_much_as_another_and_has_the_same_rows():
     [((-0.2, -0.21, -0.19), CONFIRMED), ((0.2, 0.21, 0.19), REFUTED), ((-0.2, 0.2, 0.0), UNDECIDED)],
 )
 def test_verdicts_on_conflicts(means, verdict):
-    runs = [sampled("gse", seed, mean) for seed, mean in enumerate(means)]
-    assert task_conflicts.task_conflicts(runs)[0].verdict == verdict
+    runs = [sampled("gse", seed, mean) for seed, mean in zip(SEEDS, means, strict=True)]
+    found = task_conflicts.task_conflicts(runs)
+    assert found[0].verdict == verdict
+    others = [sampled("gse", 1, 0.9), *(sampled("gs", seed, -0.9) for seed in (1, 2, 3))]
+    assert task_conflicts.task_conflicts([*runs, *others]) == found
+    assert {each.verdict for each in task_conflicts.task_conflicts(others)} == {UNFINISHED}
 
 
 def test_many_samples_of_one_seed_decide_nothing():
     runs = [sampled(row, 1, *[-0.3, -0.31] * 50) for row in ("gs", "gse", "multitask")]
     found = task_conflicts.task_conflicts(runs)
-    assert {each.verdict for each in found} == {UNDECIDED}
+    assert {each.verdict for each in found} == {UNFINISHED}
     assert "none of one seed" in task_conflicts.markdown(found)
     assert task_conflicts.task_conflicts([replace(runs[0], conflicts=())]) == []

@@ -78,6 +78,9 @@ def test_the_caption_says_which_errors_the_intervals_have(draw_one):
     assert SEVERAL_SEEDS not in caption(figure(draw_one, one))
     assert SEVERAL_SEEDS in caption(figure(draw_one, three))
     assert ONE_SEED not in caption(figure(draw_one, three))
+    if draw_one is rows_figure:
+        assert "(for overall, in a task), in at least one of the runs." in caption(figure(draw_one, three))
+        assert "(for overall, in a task)." in caption(figure(draw_one, one))
     both = caption(figure(draw_one, {**three, "gs": one["gs"]}))
     assert ONE_SEED in both
     assert SEVERAL_SEEDS in both

@@ -102,6 +102,23 @@ def test_the_options_of_a_folder_are_transformers(tmp_path, lower, strip, chines
     assert Tokenizer.from_pretrained(folder).encode(sentences) == reference(sentences)["input_ids"]
 
 
+@pytest.mark.parametrize("options", [{}, {"do_lower_case": False, "tokenize_chinese_chars": False}])
+@pytest.mark.parametrize("config", ["with its options", "without"])
+def test_a_folder_that_transformers_saved_has_no_vocab_txt(tmp_path, options, config):
+    vocabulary = [*VOCABULARY, "É", "中", "E"]
+    make_folder(tmp_path, vocabulary)
+    (tmp_path / "vocab.txt").unlink()
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    reference = transformers.BertTokenizer(vocab=ids, **options)
+    reference.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    if config == "with its options":
+        reference.save_pretrained(tmp_path)
+    ours = Tokenizer.from_pretrained(tmp_path)
+    sentences = ["A a É é ab AB", "É中 中 b?"]
+    assert ours.encode(sentences) == reference(sentences)["input_ids"]
+    assert ours.vocabulary == tuple(vocabulary)
+
+
 def make_folder(folder, vocabulary, options=None, **config):
     sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": 512} | config
     (folder / "config.json").write_text(json.dumps(sizes))
@@ -140,6 +157,16 @@ def test_padding_uses_the_vocabularys_own_token():
     assert ids.tolist() == [[3, 0, 4], [3, 4, 1]]
 
 
+def json_instead(folder, content):
+    (folder / "vocab.txt").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def word_piece(ids, **options):
+    normalizer = {"type": "BertNormalizer", **options}
+    return {"model": {"type": "WordPiece", "vocab": ids}, "normalizer": normalizer}
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -163,6 +190,15 @@ def test_padding_uses_the_vocabularys_own_token():
         ),
         (lambda f: (f / "tokenizer_config.json").write_text("{"), "tokenizer_config.json is no JSON"),
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: json_instead(f, {"model": {"type": "BPE"}}), "tokenizer.json is no WordPiece"),
+        (lambda f: json_instead(f, {"model": "WordPiece"}), "tokenizer.json is no WordPiece"),
+        (lambda f: json_instead(f, word_piece({"a": 0, "b": 2})), "json must give each token an id"),
+        (lambda f: json_instead(f, word_piece({"a": 0, "b": None})), "json must give each token an id"),
+        (lambda f: json_instead(f, word_piece({"a": 0})), r"json: vocabulary of 1 .* lacks \[PAD\]"),
+        (
+            lambda f: json_instead(f, word_piece({"a": 0}, lowercase="no")),
+            "tokenizer.json must have true or false for do_lower_case, got 'no'",
+        ),
     ],
 )
 def test_damaged_folders_are_refused_in_one_line(tmp_path, spoil, message):

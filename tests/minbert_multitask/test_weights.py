@@ -124,7 +124,8 @@ def hub(monkeypatch):
 def test_other_names_are_fetched_from_the_hub(folder, hub, name):
     asked = hub(lambda *_: folder)
     assert weights.resolve(name) == folder
-    assert asked == [(name, ["config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"])]
+    tokenizer = ["vocab.txt", "tokenizer.json", "tokenizer_config.json"]
+    assert asked == [(name, ["config.json", *tokenizer, "model.safetensors"])]
 
 
 def test_the_pickle_is_fetched_only_where_there_is_nothing_better(folder, hub):
@@ -199,10 +200,29 @@ def change_state(folder, change):
 
 
 def test_missing_keys_are_counted(folder):
-    change_state(folder, lambda state: state.pop("pooler.dense.bias"))
-    refused(r"model.safetensors lacks the parameter pooler.dense.bias; these weights do not fit", folder)
+    change_state(folder, lambda state: state.pop("embeddings.LayerNorm.bias"))
+    refused(r"model.safetensors lacks the parameter embeddings.LayerNorm.bias; these weights do not", folder)
     change_state(folder, lambda state: [state.pop(key) for key in list(state) if "layer.1." in key])
-    refused(r"lacks the parameter encoder.layer.1.*\.weight and 16 more; these", folder)
+    refused(r"lacks the parameter embeddings.LayerNorm.bias and 16 more; these", folder)
+
+
+def test_weights_without_a_pooler_are_taken_and_its_output_is_zero(folder):
+    """As BertForMaskedLM saves them, with a head that is left."""
+    whole = BertModel.from_pretrained(folder).eval()
+    change_state(folder, lambda state: [state.pop(f"pooler.dense.{part}") for part in ("weight", "bias")])
+    with pytest.warns(UserWarning, match=r"model.safetensors has no pooler; its output is 0, and no head"):
+        model = BertModel.from_pretrained(folder).eval()
+    ids, mask = torch.tensor([[2, 5, 3]]), torch.ones(1, 3, dtype=torch.long)
+    assert torch.equal(model(ids, mask).last_hidden_state, whole(ids, mask).last_hidden_state)
+    assert not model(ids, mask).pooler_output.any()
+    change_state(folder, lambda state: state.pop("embeddings.LayerNorm.bias"))
+    refused(r"lacks the parameter embeddings.LayerNorm.bias and 2 more; these weights do not", folder)
+
+
+def test_weights_in_several_files_are_refused_by_their_index(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    refused(r"model.safetensors.index.json lists weights in several files; save them again as one", folder)
 
 
 def test_quantised_weights_are_refused(folder):
