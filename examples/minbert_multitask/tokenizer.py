@@ -144,9 +144,9 @@ def _read_lines(path: Path) -> list[str]:
 def _read_json(path: Path) -> tuple[list[str], dict[str, Any]]:
     """Returns the tokens and the options of a ``tokenizer.json``, which is all that newer versions save."""
     content = weights.read_config(path)
-    model, normalizer = content.get("model"), content.get("normalizer")
-    types = [part.get("type") if isinstance(part, dict) else None for part in (model, normalizer)]
-    if types != ["WordPiece", "BertNormalizer"]:
+    parts = (content.get("model"), content.get("normalizer"))
+    model, normalizer = (part if isinstance(part, dict) else {} for part in parts)
+    if (model.get("type"), normalizer.get("type")) != ("WordPiece", "BertNormalizer"):
         raise ValueError(f"{path} is no WordPiece tokenizer of BERT's; choose other weights")
     ids = model.get("vocab")
     if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(map(str, range(len(ids)))):
