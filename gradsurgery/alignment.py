@@ -52,9 +52,9 @@ class AlignedMTL(GradientSurgery):
     """Independent component alignment (Senushkin et al. 2023, CVPR, Algorithm 1).
 
     The gradients are replaced by the nearest ones that are orthogonal and of one length, and these are added
-    up. With ``G = V Λ Vᵀ`` the weights are ``√λ V Λ^(-½) Vᵀ 1``; directions that are lost in rounding, as all
-    but the longest gradient's where lengths differ by more than 1e15, are left out. The T² numbers are read
-    on the host, which waits for the device.
+    up. With ``G = V Λ Vᵀ`` the weights are ``√λ V Λ^(-½) Vᵀ 1``; directions that are lost in rounding, as
+    that of a gradient shorter than the longest by 1e15 and more, are left out. The T² numbers are read on
+    the host, which waits for the device.
 
     Args:
         optimizer: The optimizer that makes the update.

@@ -55,16 +55,26 @@ class ConflictReport:
             (self.tasks[i], self.tasks[j]): cosines[i][j] for i, j in combinations(range(len(self.tasks)), 2)
         }
 
+    def measured(self) -> dict[tuple[str, str], float]:
+        """Returns the cosine of each pair that has one: it is finite, and neither gradient is zero."""
+        zero = {task for task, norm in zip(self.tasks, self.norms.tolist(), strict=True) if norm == 0}
+        return {
+            pair: cosine
+            for pair, cosine in self.pairs.items()
+            if math.isfinite(cosine) and zero.isdisjoint(pair)
+        }
+
     @property
     def conflict_rate(self) -> float:
-        """The share of pairs with a negative cosine, of those with a finite one; nan where there is none."""
-        cosines = [cosine for cosine in self.pairs.values() if math.isfinite(cosine)]
+        """The share of pairs with a negative cosine, of those that have one; nan where none has."""
+        cosines = self.measured().values()
         return sum(c < 0 for c in cosines) / len(cosines) if cosines else math.nan
 
     def log(self, writer: Writer, step: int, *, prefix: str = "conflicts") -> None:
         """Writes cosines, norms, weights and the conflict rate, and those of the parts, as scalars.
 
-        There is no weight where no surgery was made, and no conflict rate where no cosine is finite.
+        What there is not is left out: the cosine of a gradient that is zero or not finite, the conflict rate
+        where there is no cosine, the weights where no surgery was made.
 
         Args:
             writer: A ``torch.utils.tensorboard.SummaryWriter``, or what else has ``add_scalar``.
@@ -72,7 +82,7 @@ class ConflictReport:
             prefix: Begins the scalars' names, as in ``conflicts/cosine/a-b``, tasks in alphabetical order,
                 and ``conflicts/norm/a``, and of a part ``conflicts/part/norm/a``.
         """
-        for pair, cosine in self.pairs.items():
+        for pair, cosine in self.measured().items():
             writer.add_scalar(f"{prefix}/cosine/{'-'.join(sorted(pair))}", cosine, step)
         for task, norm in zip(self.tasks, self.norms.tolist(), strict=True):
             writer.add_scalar(f"{prefix}/norm/{task}", norm, step)

@@ -50,7 +50,8 @@ class Diagnosis:
     Attributes:
         pairs: By pair of tasks.
         change: How far PCGrad moves the update, ``‖surgery - sum‖ / ‖sum‖``, mean over the samples; that much
-            even where the conflict is batch noise alone; infinite if in one of them the sum is 0.
+            even where the conflict is batch noise alone. Infinite if in one of them surgery moves a sum that
+            is 0, or as good as 0 beside the gradients.
         conflict: True if the expected gradients of a pair conflict by more than ``tolerance``, False if no
             pair's do, None if the samples do not tell.
         verdict: The answer in one line.
@@ -179,7 +180,8 @@ def _change(gramian: Tensor, generator: torch.Generator) -> float:
     distance, length = (max(float(w @ gramian @ w), 0.0) for w in (moved, torch.ones_like(moved)))
     if not distance:
         return 0.0
-    return math.sqrt(distance / length) if length else math.inf
+    lost = 1e-6 * float(gramian.diagonal().sum())  # products of float32 rows are no more exact
+    return math.sqrt(distance / length) if length > lost else math.inf
 
 
 def _pair(
@@ -188,13 +190,14 @@ def _pair(
     first, second = (a, b), (tasks + a, tasks + b)
     across = [fmean(G[i][j] for i in (a, second[0]) for j in (b, second[1])) for G in products]
     own = [[G[i][j] for G in products] for i, j in zip(first, second, strict=True)]
-    batch = _cosines(products, [(a, b)])
-    null = _cosines(products, zip(first, second, strict=True))
+    batch = _cosines(products, a, b)
+    null = [_cosines(products, i, j) for i, j in zip(first, second, strict=True)]
+    shares = [sum(c < 0 for c in found) / len(found) for found in null if found]
     return PairDiagnosis(
         cosine=_expected_cosine(across, own[0], own[1], 1 - (1 - level) / pairs),
         batch_cosine=mean_of(batch, level),
         conflict_rate=rate_of(sum(c < 0 for c in batch), len(batch), level),
-        null=sum(c < 0 for c in null) / len(null) if null else math.nan,
+        null=fmean(shares) if shares else math.nan,
     )
 
 
@@ -202,10 +205,10 @@ def _is_one_batch(gramian: Matrix, i: int, j: int) -> bool:
     return gramian[i][i] == gramian[i][j] == gramian[j][j]
 
 
-def _cosines(gramians: Sequence[Matrix], pairs: Iterable[tuple[int, int]]) -> list[float]:
-    """Returns the cosines of these gradients where they exist: a gradient that is zero has none."""
-    lengths = [(G, i, j, math.sqrt(G[i][i]) * math.sqrt(G[j][j])) for i, j in pairs for G in gramians]
-    return [G[i][j] / length for G, i, j, length in lengths if length > 0]
+def _cosines(gramians: Sequence[Matrix], i: int, j: int) -> list[float]:
+    """Returns the cosines of two gradients where they exist: a gradient that is zero has none."""
+    lengths = [(G, math.sqrt(G[i][i]) * math.sqrt(G[j][j])) for G in gramians]
+    return [G[i][j] / length for G, length in lengths if length > 0]
 
 
 def _expected_cosine(
@@ -240,7 +243,7 @@ def _verdict(
 ) -> tuple[bool | None, str]:
     moved = f"PCGrad moves the update by {change.value:.0%} of its length"
     if math.isinf(change.value):
-        moved = "how far PCGrad moves the update cannot be told, for in a sample it is 0"
+        moved = "how far PCGrad moves the update cannot be told, for in a sample the gradients add up to 0"
     lows = {tasks: pair.cosine.low for tasks, pair in pairs.items()}
     (first, second), worst = min(pairs.items(), key=lambda item: _known_or_highest(item[1].cosine.high))
     if worst.cosine.high < -tolerance:

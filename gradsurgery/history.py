@@ -159,6 +159,7 @@ class ConflictHistory:
     ) -> "ConflictHistory":
         """Returns the history that :meth:`to_json` wrote, here or in version 0.1.0, to go on with."""
         history = cls(max_points=max_points)
+        known: set[Pair] = set()
         for entry in entries:
             owner = history
             if "part" in entry:
@@ -168,16 +169,13 @@ class ConflictHistory:
                 columns = ("steps", "cosines", "sizes", "squares", "conflicts")
                 points = list(map(Point, *(entry[column] for column in columns)))
             first, second = entry["tasks"]
-            owner.pairs[first, second] = points
+            owner.pairs[_ordered(first, second, known)] = points
         return history
 
     def _record(self, step: int, report: ConflictReport, known: set[Pair]) -> None:
-        zero = {task for task, norm in zip(report.tasks, report.norms.tolist(), strict=True) if norm == 0}
-        for (first, second), cosine in report.pairs.items():
-            if math.isfinite(cosine) and zero.isdisjoint((first, second)):
-                pair = (second, first) if (second, first) in known else (first, second)
-                known.add(pair)
-                self._add(self.pairs.setdefault(pair, []), Point.of(step, cosine))
+        for (first, second), cosine in report.measured().items():
+            pair = _ordered(first, second, known)
+            self._add(self.pairs.setdefault(pair, []), Point.of(step, cosine))
         for name, part in report.parts.items():
             history = self.parts.setdefault(name, ConflictHistory(max_points=self.max_points))
             history._record(step, part, known)
@@ -194,3 +192,10 @@ class ConflictHistory:
             points[-1] = points[-1].join(point)
         else:
             points.append(point)
+
+
+def _ordered(first: str, second: str, known: set[Pair]) -> Pair:
+    """Returns the pair in the order in which it is known, or else from now on."""
+    pair = (second, first) if (second, first) in known else (first, second)
+    known.add(pair)
+    return pair

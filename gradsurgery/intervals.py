@@ -19,7 +19,7 @@ class Interval:
 
 
 def mean_of(values: Sequence[float], level: float) -> Interval:
-    """Returns a mean with its t interval; nan where there are fewer than two values or one is not finite."""
+    """Returns a mean with its t interval; the ends are nan of fewer than two values, or not finite ones."""
     n = len(values)
     mean = fmean(values) if values else math.nan
     if n < 2 or not math.isfinite(mean):

@@ -16,14 +16,19 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _STYLES = ("-", "--", "-.", ":")
 _FEW = 7
 """Pairs that can be told apart by their colours."""
+_NO_PAIR = (
+    "history must hold a pair of tasks, got none: record() reports of two tasks or more whose gradients are"
+    " finite and not zero"
+)
 
 
 def plot_conflicts(
     history: ConflictHistory, *, null: ConflictHistory | None = None, window: int = 50
 ) -> "Figure":
-    """Draws the cosines over the steps, and each pair's conflict rate.
+    """Draws the cosines over the steps, and each pair's conflict rate with Wilson's 95 % interval.
 
-    Of more than seven pairs, the five with the lowest mean cosine are in colour, and the rates in this order.
+    The intervals take the steps as independent. Of more than seven pairs, the five with the lowest mean
+    cosine are in colour, and the rates in this order.
 
     Args:
         history: The cosines between tasks; at least one pair.
@@ -40,7 +45,7 @@ def plot_conflicts(
         ValueError: If there is nothing to draw, or the window is not positive.
     """
     if not history.pairs:
-        raise ValueError("history must hold a pair of tasks, got none: record() reports of two tasks or more")
+        raise ValueError(_NO_PAIR)
     if window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     null = ConflictHistory() if null is None else null
@@ -73,12 +78,12 @@ def plot_conflicts(
         rates.errorbar(rate.value, k, xerr=spread, fmt="o", color=style["color"], capsize=3, markersize=4)
     curves.axhline(0, color="0.3", linewidth=0.8)
     steps = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
-    curves.set(xlabel="step", ylabel=f"cosine, mean of {steps} ± s.e.")
+    curves.set(xlabel="step", ylabel=f"cosine, mean of {steps} measurements ± s.e.")
     figure.legend(
         handles.values(), handles, loc="outside upper left", ncols=3, fontsize="small", frameon=False
     )
     rates.axvline(0.5, color="0.3", linewidth=0.8, linestyle=":")
-    rates.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="share of steps in conflict, 95 %")
+    rates.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="share of steps in conflict, 95 % interval")
     rates.set_yticks(range(len(names)), names, fontsize="small")
     return figure
 
@@ -127,10 +132,7 @@ def plot_breakdown(source: ConflictReport | ConflictHistory) -> "Figure":
         )
     names, pairs = list(source.parts), list(source.pairs)
     if not pairs:
-        raise ValueError(
-            "history must hold a pair of tasks, got none: record() reports of two tasks or more whose"
-            " gradients are finite and not zero"
-        )
+        raise ValueError(_NO_PAIR)
     by_part = [_cosines(part) for part in source.parts.values()]
     found = {pair: [part.get(pair, (math.nan, 0.0)) for part in by_part] for pair in pairs}
     reach = max((abs(m) + e for row in found.values() for m, e in row if math.isfinite(m)), default=0.0)

@@ -28,7 +28,7 @@ class Difference:
         value: The mean over seeds of the paired difference.
         low: The lower end of its 95 % interval, over examples and seeds; -inf of a single seed.
         high: The upper end.
-        seeds: How many seeds both rows have.
+        seeds: Of how many seeds it is.
     """
 
     value: float

@@ -92,7 +92,8 @@ def _read(path: Path) -> str:
 def _state(results: Sequence[RunResult]) -> str:
     """Returns how much of the protocol has been run."""
     rows = protocol.rows()
-    counts = {seed: len({run.row for run in results if run.seed == seed}) for seed in protocol.SEEDS}
+    ended = {(run.row, run.seed) for run in results}
+    counts = {seed: sum((row.name, seed) in ended for row in rows) for seed in protocol.SEEDS}
     each = ", ".join(f"{count} rows of seed {seed}" for seed, count in counts.items())
     return f"{sum(counts.values())} of the protocol's {len(rows) * len(counts)} runs have ended: {each}."
 

@@ -73,9 +73,9 @@ def _caption(pairs: dict[str, dict[str, tuple[RunResult, ...]]]) -> str:
     sizes = sorted({int(run.config["train_eval_size"]) for run in runs if "train_eval_size" in run.config})
     error = f" (95 % sampling error of an accuracy: up to ±{0.98 / sizes[0] ** 0.5:.2f})" if sizes else ""
     return (
-        f"Train: {' or '.join(map(str, sizes)) or 'some'} train examples of each task{error}, whose most "
-        "frequent label is not as frequent as dev's. Shaded: what train is above dev, which a regularizer is "
-        "to narrow."
+        f"Train: {' or '.join(map(str, sizes)) or 'some'} train examples of each task{error}; their labels "
+        "are not distributed as dev's. Shaded: where train is above dev, the gap that a regularizer is to "
+        "narrow."
     )
 
 

@@ -134,7 +134,9 @@ def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing; give a folder of the Hugging Face form") from error
+        raise ValueError(
+            f"{path} is missing, and tokenizer.json too; give a folder of the Hugging Face form"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 ({error.reason} at byte {error.start}); fetch it again"
@@ -147,10 +149,17 @@ def _read_json(path: Path) -> tuple[list[str], dict[str, Any]]:
     parts = (content.get("model"), content.get("normalizer"))
     model, normalizer = (part if isinstance(part, dict) else {} for part in parts)
     if (model.get("type"), normalizer.get("type")) != ("WordPiece", "BertNormalizer"):
-        raise ValueError(f"{path} is no WordPiece tokenizer of BERT's; choose other weights")
+        raise ValueError(
+            f"{path} must hold BERT's WordPiece, got model {model.get('type')!r} and normalizer"
+            f" {normalizer.get('type')!r}; choose other weights"
+        )
     ids = model.get("vocab")
-    if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(map(str, range(len(ids)))):
-        raise ValueError(f"{path} must give each token an id of its own from 0 on; fetch it again")
+    if not isinstance(ids, dict):
+        raise ValueError(f"{path} must hold a vocabulary, got {type(ids).__name__}; fetch it again")
+    if not all(type(i) is int for i in ids.values()) or sorted(ids.values()) != list(range(len(ids))):
+        raise ValueError(
+            f"{path} must give its {len(ids)} tokens the ids from 0 to {len(ids) - 1}; fetch it again"
+        )
     options = {name: normalizer.get(key) for name, key in zip(_OPTIONS, _NORMALIZER_KEYS, strict=True)}
     given = {name: value for name, value in options.items() if value is not None}
     return sorted(ids, key=ids.__getitem__), given

@@ -39,7 +39,8 @@ def resolve(source: str | Path) -> Path:
         return folder
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source), re.ASCII) or str(source).startswith("."):
         raise ValueError(
-            f"weights {str(source)!r} is no folder; give one with config.json, vocab.txt, model.safetensors"
+            f"weights {str(source)!r} is no folder; give one with config.json, vocab.txt or tokenizer.json,"
+            " model.safetensors"
         )
     return _in_package(str(source)) or _from_hub(str(source))
 
@@ -103,7 +104,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """Reads the parameters of an encoder from a folder; what else the file holds, such as heads, is left.
 
-    Models for masked language modelling, tokens or spans are saved without a pooler: theirs is zero here.
+    Models for masked language modelling, token classification or question answering are saved without a
+    pooler: it is zero here.
 
     Args:
         folder: A folder with ``model.safetensors`` or ``pytorch_model.bin``.
@@ -113,7 +115,8 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tens
         For each name a tensor of its own, in fp32 on the CPU.
 
     Raises:
-        ValueError: If there is no such file, it is damaged, or lacks a parameter or has it in another shape.
+        ValueError: If there is no such file, it is damaged, or lacks a parameter, other than the whole
+            pooler's, or has it in another shape.
     """
     path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
@@ -124,7 +127,7 @@ def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tens
         raise ValueError(f"{folder} holds neither {' nor '.join(_WEIGHT_FILES)}; fetch the weights again")
     found = _read_safetensors(path, shapes) if path.suffix == ".safetensors" else _read_pickle(path, shapes)
     missing = [name for name in shapes if name not in found]
-    if missing and all(name.startswith("pooler.") for name in missing):
+    if missing and missing == [name for name in shapes if name.startswith("pooler.")]:
         found |= {name: torch.zeros(shapes[name], device="cpu") for name in missing}
         warnings.warn(f"{path} has no pooler; its output is 0, and no head here reads it", stacklevel=2)
     elif missing:

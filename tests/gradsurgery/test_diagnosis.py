@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_is_named():
 
 
 def fixed(*gradients):
-    """Tasks whose gradients are these vectors at every call, but for a draw that does not matter."""
+    """Tasks whose gradients are these vectors at every call."""
     x = nn.Parameter(torch.zeros(len(gradients[0]), dtype=torch.float64))
     rows = torch.tensor(gradients, dtype=torch.float64)
     return {name: lambda row=row: x @ row for name, row in zip("abcd", rows, strict=False)}, x
@@ -235,7 +235,19 @@ def test_gradients_that_add_up_to_zero_leave_the_rest_of_the_diagnosis():
     assert diagnosis.pairs["a", "b"].batch_cosine.value == pytest.approx(-0.6)
     losses, x = fixed([1.0, 0.0], [0.0, 1.0], [-0.04, 0.0], [-0.96, -1.0])
     verdict = diagnose(losses, [x], samples=5, tolerance=0.999).verdict
-    assert "how far PCGrad moves the update cannot be told, for in a sample it is 0" in verdict
+    assert (
+        "how far PCGrad moves the update cannot be told, for in a sample the gradients add up to 0" in verdict
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sum_of_rounding_errors_is_zero(dtype):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        a, b = torch.randn(2, 1000, generator=generator, dtype=dtype)
+        x = nn.Parameter(torch.zeros(1000, dtype=dtype))
+        losses = {"a": lambda x=x, a=a: x @ a, "b": lambda x=x, b=b: x @ b, "c": lambda x=x, s=a + b: -x @ s}
+        assert diagnose(losses, [x], samples=5).change.value == math.inf
 
 
 def test_a_conflict_that_is_tolerated_is_not_called_noise():
@@ -254,3 +266,13 @@ def test_a_batch_without_an_example_of_a_task_has_no_cosine():
     pair = diagnose({"a": x.sum, "b": lambda: 0 * x.sum()}, [x], samples=5).pairs["a", "b"]
     assert math.isnan(pair.conflict_rate.value)
     assert math.isnan(pair.cosine.value)
+
+
+def test_the_null_is_the_mean_of_both_tasks_however_often_they_have_a_gradient():
+    x = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    of_a, of_b = count(), count()
+    losses = {
+        "a": lambda: x.sum() * (-1) ** next(of_a),  # in conflict with itself on the second batch
+        "b": lambda: x.sum() * (next(of_b) % 8 < 2),  # in one sample of four, and then the same
+    }
+    assert diagnose(losses, [x], samples=20).pairs["a", "b"].null == 0.5

@@ -84,6 +84,16 @@ def test_the_json_of_0_1_0_is_read():
     assert history.summary()["a", "b"].mean == 0.0625
 
 
+def test_a_history_of_two_spellings_is_read_as_one():
+    entries = [{"tasks": ["a", "b"], "steps": [1], "cosines": [0.25]}]
+    entries.append({"part": "x", "tasks": ["b", "a"], "steps": [1], "cosines": [0.5]})
+    history = ConflictHistory.from_json(entries)
+    for step, tasks in enumerate([("a", "b"), ("b", "a")], start=2):
+        history.record(step, report(0.5, tasks=tasks, parts={"x": report(0.5, tasks=tasks)}))
+    for found in (history, history.parts["x"]):
+        assert [(pair, len(points)) for pair, points in found.pairs.items()] == [(("a", "b"), 3)]
+
+
 def test_a_long_history_is_read_into_a_small_one():
     history = ConflictHistory.from_json(history_of([0.1] * 40).to_json(), max_points=4)
     history.record(400, report(-0.1))

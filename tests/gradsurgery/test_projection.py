@@ -81,7 +81,7 @@ def test_without_conflict_the_result_is_exactly_the_sum(rows):
     assert torch.equal(result, total)
     mean, _ = operate(PCGrad, rows, reduction="mean")
     torch.testing.assert_close(mean, total / len(rows), rtol=3e-7, atol=1e-38)
-    assert optimizer.conflicts.conflict_rate == 0 or len(rows) == 1
+    assert not optimizer.conflicts.conflict_rate > 0
 
 
 @QUARTER

@@ -190,10 +190,18 @@ def word_piece(ids, **options):
         ),
         (lambda f: (f / "tokenizer_config.json").write_text("{"), "tokenizer_config.json is no JSON"),
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-        (lambda f: json_instead(f, {"model": {"type": "BPE"}}), "tokenizer.json is no WordPiece"),
-        (lambda f: json_instead(f, {"model": "WordPiece"}), "tokenizer.json is no WordPiece"),
-        (lambda f: json_instead(f, word_piece({"a": 0, "b": 2})), "json must give each token an id"),
-        (lambda f: json_instead(f, word_piece({"a": 0, "b": None})), "json must give each token an id"),
+        (lambda f: json_instead(f, {"model": {"type": "BPE"}}), "must hold BERT's WordPiece, got model"),
+        (lambda f: json_instead(f, {"model": "WordPiece"}), "must hold BERT's WordPiece, got model"),
+        (
+            lambda f: json_instead(f, word_piece({"a": 0, "b": 2})),
+            "must give its 2 tokens the ids from 0 to 1",
+        ),
+        (
+            lambda f: json_instead(f, word_piece({"a": 0, "b": None})),
+            "must give its 2 tokens the ids from 0 to 1",
+        ),
+        (lambda f: json_instead(f, word_piece({"a": "0", "b": "1"})), "must give its 2 tokens the ids from"),
+        (lambda f: json_instead(f, word_piece(["a", "b"])), "must hold a vocabulary, got list"),
         (lambda f: json_instead(f, word_piece({"a": 0})), r"json: vocabulary of 1 .* lacks \[PAD\]"),
         (
             lambda f: json_instead(f, word_piece({"a": 0}, lowercase="no")),
