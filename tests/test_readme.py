@@ -126,6 +126,15 @@ def test_the_page_of_results_says_in_short_what_the_tables_show(real_runs):
     assert verdicts["mean-pooling"].verdict == findings.CONFIRMED
     assert f"helps `multitask`**, by {verdicts['mean-pooling'].difference.value:.3f} overall" in text
     assert verdicts["cosine-2d+1-mean"].verdict == findings.UNDECIDED
+    surgeries = ("upgrad", "nash-mtl", "aligned-mtl", "imtl-g", "config", "cagrad", "mgda")
+    assert [verdicts[row].verdict for row in surgeries] == [findings.CONFIRMED] * 5 + [findings.UNDECIDED] * 2
+    helps = [verdicts[row].difference.value for row in surgeries[:5]]
+    assert f"help `multitask`**, by {min(helps):.3f} to {max(helps):.3f} overall" in text
+    assert min(helps) == helps[0]
+    assert verdicts["masked-lm"].verdict == findings.REFUTED
+    assert f"harms `multitask`, by {-verdicts['masked-lm'].difference.value:.3f} overall" in text
+    for row in ("uncertainty", "dwa", "max-pooling", "smart", "smart-calibrated"):
+        assert verdicts[row].verdict == findings.UNDECIDED
     longer = [verdicts[row].difference.value for row in ("cosine-2d+1-3x", "gse-3x", "smart-3x")]
     assert longer == sorted(longer)
     assert verdicts["joint-pairs"].verdict == findings.CONFIRMED
