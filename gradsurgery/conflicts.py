@@ -57,10 +57,11 @@ class ConflictReport:
 
     def measured(self) -> dict[tuple[str, str], float]:
         """Returns the cosine of each pair that has one: it is finite, and neither gradient is zero."""
-        zero = {task for task, norm in zip(self.tasks, self.norms.tolist(), strict=True) if norm == 0}
+        here = replace(self, gramian=self.gramian.cpu())  # waits for the device once
+        zero = {task for task, norm in zip(here.tasks, here.norms.tolist(), strict=True) if norm == 0}
         return {
             pair: cosine
-            for pair, cosine in self.pairs.items()
+            for pair, cosine in here.pairs.items()
             if math.isfinite(cosine) and zero.isdisjoint(pair)
         }
 

@@ -251,9 +251,8 @@ def _verdict(
     if all(low > -tolerance for low in lows.values()):
         (first, second), least = min(pairs.items(), key=lambda item: item[1].cosine.low)
         if math.isfinite(change.value):
-            moved += ", which is batch noise" + (
-                "" if least.cosine.low >= 0 else " or a conflict that is tolerated"
-            )
+            tolerated = "" if least.cosine.low >= 0 else " or a conflict that is tolerated"
+            moved += f", which is batch noise{tolerated}"
         return False, (
             f"no: no pair's expected cosine is below -{tolerance:g}, the least is {first} and {second}'s,"
             f" {least.cosine}; {moved}"

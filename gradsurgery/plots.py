@@ -62,7 +62,7 @@ def plot_conflicts(
     for k, (pair, source) in enumerate([(p, history) for p in pairs] + [(p, null) for p in null.pairs]):
         name = " × ".join(pair) + (" (null)" if source is null else "")
         names.append(name)
-        style: dict[str, Any] = {"color": "0.6", "linestyle": _STYLES[k % 4 if not many else 0], "zorder": 1}
+        style: dict[str, Any] = {"color": "0.6", "linestyle": "-" if many else _STYLES[k % 4], "zorder": 1}
         entry = "one task, two batches (null)" if many else name
         if source is history and pair in coloured:
             style, entry = {"color": _COLOURS[k % 7], "linestyle": _STYLES[k % 4], "zorder": 3}, name

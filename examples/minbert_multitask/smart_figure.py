@@ -145,8 +145,9 @@ def _after_training(group: Comparable, pairs: dict[str, dict[str, tuple[RunResul
         panels.append(panel)
         for at, (row, (kind, runs)) in enumerate(rows.items()):
             ends = {split: history(runs, metric, split=split)[1][-1] for split in ("train", "dev")}
-            gap = sorted(ends.values()) if ends["train"] > ends["dev"] else []
-            panel.plot(gap, [at] * len(gap), color=_COLORS[kind], alpha=0.25, linewidth=5, label="_gap")
+            if ends["train"] > ends["dev"]:
+                gap = (ends["dev"], ends["train"])
+                panel.plot(gap, (at, at), color=_COLORS[kind], alpha=0.25, linewidth=5, label="_gap")
             for split, look in _looks(kind).items():
                 panel.plot([ends[split]], [at], **look.options(), label=f"{row}, {split}")
         panel.axvline(group.data.constant[metric], **CONSTANT, label="_constant")

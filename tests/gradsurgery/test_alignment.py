@@ -1,8 +1,9 @@
 """IMTL-G, ConFIG, Aligned-MTL: the papers' formulas on whole vectors, and what they promise."""
 
+import mpmath
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradsurgery import IMTLG, AlignedMTL, ConFIG
@@ -74,6 +75,22 @@ def test_aligned_gradients_are_orthogonal_and_of_one_length(mode, J):
     expected = length[mode] * (U @ Vt).sum(0)
     result, _ = operate(AlignedMTL, J, scope="all", scale_mode=mode)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-8 * sigma[0].item() ** 2 / sigma[-1].item())
+
+
+@pytest.mark.parametrize("ratio", [1e6, 1e8, 1e10])
+@given(seed=st.integers(0, 2**32), tasks=st.sampled_from([2, 3, 5]))
+@settings(max_examples=10)
+def test_the_error_of_the_alignment_grows_with_the_ratio_of_the_lengths(ratio, seed, tasks):
+    """Beside the algorithm on J itself with sixty digits."""
+    generator = torch.Generator().manual_seed(seed)
+    exponents = torch.rand(tasks, 1, generator=generator, dtype=torch.float64)
+    J = units(torch.randn(tasks, tasks + 2, generator=generator, dtype=torch.float64)) * ratio**-exponents
+    with mpmath.workdps(60):
+        U, sigma, Vt = mpmath.svd_r(mpmath.matrix(J.tolist()))
+        rotated = min(sigma) * U * Vt
+    aligned = double([[float(rotated[i, j]) for j in range(J.shape[1])] for i in range(tasks)])
+    expected, result = aligned.sum(0), aligned_weights(J @ J.T, "min") @ J
+    assert (result - expected).norm() <= 32 * torch.finfo(torch.float64).eps * ratio * aligned[0].norm()
 
 
 @pytest.mark.parametrize("short", [1e-6, 1e-8, 1e-10, 1e-12, 1e-14])
