@@ -41,15 +41,13 @@ def calls(matrix: Tensor) -> Callable[[], object]:
     There are no tensors to find and to cut, and none to gather: the rest of a surgery is what is beyond this.
     """
     tasks = len(matrix)
-    few = tasks < vectors.MANY
-    width = vectors.CHUNK if few else vectors.GATHERED // tasks // vectors._ALIGNED * vectors._ALIGNED
-    chunks = [chunk for chunk in matrix.split(width, dim=1) if few or chunk.shape[1] == width]
+    chunks = matrix.split(vectors.CHUNK, dim=1)
     pieces = [list(piece) for piece in zip(*(row.split(vectors.SUMMED) for row in matrix), strict=True)]
     weights = [0.999, *[0.001] * (tasks - 1)]
 
     def run() -> None:
         for chunk in chunks:
-            vectors._dots(chunk.unbind()) if few else vectors._matrix_products(chunk)
+            vectors._dots(chunk.unbind())
         for piece in pieces:
             vectors._add_up([piece], weights)
 

@@ -1,8 +1,8 @@
 """Products and weighted sums of T rows that lie in many tensors: P numbers a row, T² products.
 
 On the CPU, float32 and float64 rows are multiplied and added up where they are, in chunks that stay in cache;
-but small tensors, and those of many tasks, are gathered there before they are multiplied, since one product
-of matrices is then faster than T² calls. Elsewhere, and for other dtypes, rows are gathered by slabs into one
+but small tensors are gathered there before they are multiplied, since one product of matrices is then faster
+than T² calls a tensor. Elsewhere, and for other dtypes, rows are gathered by slabs into one
 ``(T, n)`` float64 matrix, so that the launches grow with P / SLAB, not with the number of tensors, and
 nothing waits for the device.
 """
@@ -29,8 +29,6 @@ SLAB = 2**22
 """Elements of a row gathered at a time on other devices."""
 SMALL = 2**14
 """Elements of a tensor from which on it is worth T² calls of its own."""
-MANY = 8
-"""Tasks from which on no tensor is."""
 _BLOCK = 4  # rows multiplied with all before them in one product of matrices
 _SPLITS = 128  # a slab's product is cut into this many, enough for every multiprocessor of a GPU
 _CPU_SPLITS = 16  # likewise, for sums in float32 that are short enough to be accurate
@@ -125,7 +123,7 @@ def _native_products(parameters: Sequence[Piece], tasks: int) -> Tensor:
     lower = [[0.0] * tasks for _ in range(tasks)]
     small = []
     for parameter in parameters:
-        if tasks >= MANY or first(parameter).numel() < SMALL:
+        if first(parameter).numel() < SMALL:
             small.append(parameter)
             continue
         reaching = [t for t, row in enumerate(parameter) if row is not None]
