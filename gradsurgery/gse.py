@@ -64,6 +64,8 @@ class GSE(OptimizerWrapper):
         ValueError: If ``second_update`` has no such value.
     """
 
+    _wraps_methods = True
+
     def __init__(
         self,
         optimizer: Optimizer,

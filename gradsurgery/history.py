@@ -108,7 +108,15 @@ class ConflictHistory:
         A cosine that is not finite, as of a step that a ``GradScaler`` skips, is left out, and so is one of a
         gradient that is zero: it does not exist. The tasks of a pair stand everywhere in the order in which
         they came first.
+
+        Raises:
+            TypeError: If ``report`` is no report, as before the first backward.
         """
+        if not isinstance(report, ConflictReport):
+            raise TypeError(
+                f"report must be a ConflictReport, got {type(report).__name__}: pass optimizer.conflicts,"
+                " after a backward(losses)"
+            )
         self._record(
             step, report, {*self.pairs, *(pair for part in self.parts.values() for pair in part.pairs)}
         )

@@ -40,8 +40,14 @@ def checked_task_weights(task_weights: Mapping[str, float]) -> dict[str, float]:
     """Returns a copy of the weights.
 
     Raises:
+        TypeError: If they are no mapping.
         ValueError: If one is not positive and finite.
     """
+    if not isinstance(task_weights, Mapping):
+        raise TypeError(
+            f"task_weights must be a mapping by name, got {type(task_weights).__name__}: for losses in a"
+            ' sequence the names are their positions, as in {"0": 1.0, "1": 2.0}'
+        )
     for name, weight in task_weights.items():
         if not 0 < weight < math.inf:
             raise ValueError(
@@ -55,8 +61,14 @@ def checked_generator(generator: torch.Generator | None) -> torch.Generator:
     """Returns the generator, by default a new one.
 
     Raises:
+        TypeError: If it is no generator.
         ValueError: If it is not on the CPU.
     """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator, got {type(generator).__name__}: pass"
+            " torch.Generator().manual_seed(0)"
+        )
     if generator is not None and generator.device.type != "cpu":
         raise ValueError(
             f"generator must be on the CPU, got one on {generator.device}: pass torch.Generator(), for the"

@@ -38,6 +38,7 @@ class OptimizerWrapper(Optimizer):
         optimizer: The inner optimizer.
     """
 
+    _wraps_methods = False
     param_groups: Any = _Shared()
     state: Any = _Shared()
     defaults: Any = _Shared()
@@ -47,6 +48,11 @@ class OptimizerWrapper(Optimizer):
             raise TypeError(
                 f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}:"
                 " pass for instance torch.optim.AdamW(model.parameters())"
+            )
+        if isinstance(optimizer, OptimizerWrapper) and not self._wraps_methods:
+            raise TypeError(
+                f"optimizer must make updates of its own, got {type(optimizer).__name__}, a wrapper: wrap the"
+                " optimizer in it once, and for two updates a step take GSE(PCGrad(optimizer))"
             )
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:

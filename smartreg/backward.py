@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .divergences import OutputMask, Outputs, detach, tensors
+from .divergences import OutputMask, Outputs, detach, tensors, without_graph
 from .forward import Forward
-from .graphless import graphless, parametrized_anew
+from .graphless import as_with_a_graph, graphless
 from .inputs import Embeddings, Mask
 from .parallel import no_sync
 from .rng import RNGState
+from .unchanged import unchanged
 
 if TYPE_CHECKING:
     from .regularizer import SMART
 
 Scale: TypeAlias = Callable[[Tensor], Tensor] | float
 """What the back-propagated scalars pass through: ``scaler.scale``, or a factor such as ``1 / k``."""
+WRITTEN = (
+    "loss must leave the outputs as they are, got them changed in place: let it begin with"
+    " outputs = outputs.clone()"
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class SmartTerms:
     Attributes:
         loss: L, 0-d, detached and without ``scale``.
         penalty: R, 0-d, detached, without λ and ``scale``.
-        outputs: The outputs at the embeddings, detached.
+        outputs: The outputs at the embeddings, of the type that ``forward`` returns, their tensors detached.
     """
 
     loss: Tensor
@@ -36,7 +41,7 @@ class SmartTerms:
     outputs: Any
 
 
-@parametrized_anew()
+@as_with_a_graph()
 def backward(
     self: "SMART",
     forward: Callable[[Embeddings], Outputs],
@@ -92,6 +97,10 @@ def backward(
             accumulate((_scaled(weight * penalty, scale), None))
         return penalty.detach()
 
+    def evaluated(outputs: Outputs) -> Tensor:
+        with unchanged(tensors(outputs), WRITTEN):
+            return loss(outputs)
+
     def accumulate(*pairs: tuple[Tensor, Tensor | None]) -> None:
         roots, gradients = zip(*pairs, strict=True)
         with inputs.full_precision():  # an autocast around this call is meant for the forwards
@@ -104,26 +113,26 @@ def backward(
 
     if self.detach_clean:
         with no_sync(forward):
-            with self._precision(inputs):
+            with self._precision(inputs), leaves.unchanged():
                 outputs = repeated(leaves.pack())
-            value = loss(outputs)
+            value = evaluated(outputs)
             accumulate((_scaled(value, scale), None))
         penalty = penalty_backward(outputs)
         if attached := arrived():
             accumulate(*attached)
     else:
         with no_sync(forward):
-            with graphless(), self._precision(inputs):
+            with graphless(), self._precision(inputs), leaves.unchanged():
                 first = detach(repeated.again(leaves.pack()), requires_grad=True)
             penalty = penalty_backward(first)
         with before.replay(), self._precision(inputs):
             outputs = forward(inputs.pack())
-        value = loss(outputs)
+        value = evaluated(outputs)
         pairs = list(zip(tensors(outputs), tensors(first), strict=True))
         _check_repeated(pairs)
         carried = [(o, leaf.grad) for o, leaf in pairs if leaf.grad is not None and o.requires_grad]
         accumulate((_scaled(value, scale), None), *carried, *arrived())
-    return SmartTerms(value.detach(), penalty, detach(outputs))
+    return SmartTerms(value.detach(), penalty, without_graph(outputs))
 
 
 def _scaled(value: Tensor, scale: Scale | None) -> Tensor:
@@ -137,7 +146,9 @@ def _check_repeated(pairs: list[tuple[Tensor, Tensor]]) -> None:
     for output, first in pairs:
         if not first.is_floating_point() or not first.numel():
             continue
-        error, size = (output - first).detach().abs(), first.detach().abs().max()
+        error, sizes = (output - first).detach().abs(), first.detach().abs()
+        # What masks fill, however large, is equal in both and says nothing of the others.
+        size = torch.where((error > 0) & sizes.isfinite(), sizes, 0.0).max()
         if bool((error > torch.finfo(first.dtype).eps ** 0.5 * size).any()):
             raise RuntimeError(
                 "forward must return the same outputs when it is called again with the same random state, got"

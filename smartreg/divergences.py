@@ -5,8 +5,9 @@ over the output positions, 0-d; gradients flow into both arguments. They compute
 without cancellation: near ``perturbed = clean`` the textbook ``Σ p (log p - log q)`` is all rounding error.
 """
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -167,6 +168,23 @@ def detach(outputs: Outputs, *, requires_grad: bool = False) -> Outputs:
     return _cut(outputs, requires_grad) if isinstance(outputs, Tensor) else outputs
 
 
+def without_graph(outputs: Any) -> Any:
+    """Returns outputs of the same type, with the tensors in it, and in containers in it, detached."""
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    if isinstance(outputs, MutableMapping):
+        twin = copy.copy(outputs)  # of transformers' ModelOutput, too
+        for name, value in outputs.items():
+            twin[name] = without_graph(value)
+        return twin
+    if isinstance(outputs, Mapping):
+        return {name: without_graph(value) for name, value in outputs.items()}
+    if isinstance(outputs, tuple | list):
+        parts = map(without_graph, outputs)
+        return type(outputs)(*parts) if hasattr(outputs, "_fields") else type(outputs)(parts)
+    return outputs
+
+
 def tensors(outputs: Outputs) -> list[Tensor]:
     """Returns the outputs that are tensors, in order."""
     values = outputs.values() if isinstance(outputs, Mapping) else [outputs]
@@ -218,13 +236,22 @@ def _prepare(
         perturbed, clean = perturbed / temperature, clean / temperature
     if mask is None:
         return perturbed, clean
-    if mask.shape != perturbed.shape[: mask.dim()]:
+    _check_mask(mask, perturbed)
+    if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(
-            f"mask must have the outputs' leading shape, got {tuple(mask.shape)} for outputs"
-            f" {tuple(perturbed.shape)}: pass one entry for each output position"
+            "mask must be 1 for output positions that count and 0 for others, got values from"
+            f" {float(mask.min()):g} to {float(mask.max()):g}: pass labels != -100, not an additive mask"
         )
     keep = _expand(mask, perturbed)
     return torch.where(keep, perturbed, 0.0), torch.where(keep, clean, 0.0)
+
+
+def _check_mask(mask: Tensor, positions: Tensor) -> None:
+    if mask.shape != positions.shape[: mask.dim()]:
+        raise ValueError(
+            f"mask must have the leading shape of the output positions, got {tuple(mask.shape)} for"
+            f" {tuple(positions.shape)}: pass one entry for each position, of logits one for all classes"
+        )
 
 
 def _expand(mask: Tensor, like: Tensor) -> Tensor:
@@ -253,5 +280,6 @@ def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values.mean()
+    _check_mask(mask, values)
     count = _expand(mask, values).expand_as(values).sum()
     return values.sum() / count.clamp(min=1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .hooks import hooked
+from .unchanged import version
 
 P = ParamSpec("P")
 Y_co = TypeVar("Y_co", covariant=True)
@@ -104,6 +105,11 @@ class Forward(Generic[P, Y_co]):
         kept: dict[nn.Module, dict[str, object]] = {}
 
         def lend(module: nn.Module) -> None:
+            if any(is_lazy(buffer) for buffer in module._buffers.values() if buffer is not None):
+                raise ValueError(
+                    f"forward must know the shapes of its buffers, got a {type(module).__name__} that has not"
+                    " been called: call the model once before this"
+                )
             self._seen[module] = None
             buffers = _own(module)
             if buffers and module not in kept:
@@ -114,7 +120,7 @@ class Forward(Generic[P, Y_co]):
                     continue
                 if id(b) not in values:
                     # A large one is not kept twice.
-                    values[id(b)] = b, None if _is_large(b) else b.detach().clone(), _version(b)
+                    values[id(b)] = b, None if _is_large(b) else b.detach().clone(), version(b)
                     copies[id(b)] = _copy(self._noted[id(b)][1] if id(b) in self._noted else b)
                 lent[module, name] = b
                 module._buffers[name] = copies[id(b)]
@@ -126,7 +132,7 @@ class Forward(Generic[P, Y_co]):
                     copies[id(b)] = now  # where the next call in the same function goes on
                 module._buffers[name] = b
                 _, value, former = values[id(b)]
-                if value is not None and _version(b) != former:
+                if value is not None and version(b) != former:
                     # What holds the tensor by itself has written to it; and autograd may hold it, too, and
                     # would take a visible write for an error.
                     b.data.copy_(value)
@@ -204,11 +210,6 @@ def _is_large(buffer: Tensor) -> bool:
 
 def _is_same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
-
-
-def _version(buffer: Tensor) -> int | None:
-    """Returns a number that each write that autograd sees changes; None of an inference tensor."""
-    return None if buffer.is_inference() else buffer._version
 
 
 def _set_attributes(module: nn.Module, attributes: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Forwards without a graph, of which nothing is left for those with one."""
+"""Forwards without a graph, which compute what those with one do and leave nothing for them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,21 +17,25 @@ def graphless() -> Iterator[None]:
     enabled = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
-        with torch.no_grad(), parametrized_anew():
+        with torch.no_grad(), as_with_a_graph():
             yield
     finally:
         torch.set_autocast_cache_enabled(enabled)
 
 
 @contextmanager
-def parametrized_anew() -> Iterator[None]:
-    """Computes parametrized weights in each forward of the block, also inside ``parametrize.cached()``.
+def as_with_a_graph() -> Iterator[None]:
+    """Computes each forward of the block by itself, and with a graph or without one alike.
 
-    It keeps a weight with the graph of the forward that has computed it, which has none, or which a backward
-    frees before the next forward.
+    ``parametrize.cached()`` keeps a weight with the graph of the forward that has computed it, which has
+    none, or which a backward frees before the next forward. And without a graph torch's transformer layers
+    take another way in evaluation, which puts zeros where positions are padded.
     """
     enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         parametrize._cache_enabled = enabled
+        torch.backends.mha.set_fastpath_enabled(fast)

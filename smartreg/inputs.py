@@ -1,15 +1,18 @@
 """The embeddings of one call: one tensor or several of the same samples, with their masks, checked once."""
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .forward import modules_of
+from .unchanged import unchanged
 
 Embeddings: TypeAlias = Tensor | tuple[Tensor, ...]
 """``(B, L, D)``, or generally ``(B, ...)``; a tuple where a sample is embedded more than once."""
@@ -34,7 +37,7 @@ class Inputs:
 
     @classmethod
     def check(cls, embeddings: Embeddings, mask: Mask, forward: object = None) -> "Inputs":
-        """Returns the checked inputs of ``forward``; parameters of unknown modules are taken for float32.
+        """Returns the checked inputs of ``forward``; parameters of modules out of sight count as float32.
 
         Raises:
             TypeError: If the embeddings are not tensors of floating point.
@@ -120,6 +123,14 @@ class Inputs:
         """Returns the embeddings as ``forward`` takes them."""
         return self.tensors if self.is_tuple else self.tensors[0]
 
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Refuses a forward that writes to the embeddings, which are perturbed as they were before it."""
+        return unchanged(
+            self.tensors,
+            "forward must leave its embeddings as they are, got them changed in place: let it begin with"
+            " x = x.clone(), or take inplace=False in its first layer",
+        )
+
     def add(self, deltas: Sequence[Tensor]) -> Embeddings:
         """Returns ``x + δ`` as ``forward`` takes it, differentiable in both."""
         moved = tuple((x + delta).to(x.dtype) for x, delta in zip(self.tensors, deltas, strict=True))
@@ -127,8 +138,27 @@ class Inputs:
 
 
 def _is_of_16_bits(forward: object) -> bool:
-    parameters = (p for module in modules_of(forward) or () for p in module.parameters(recurse=False))
+    known = modules_of(forward)
+    modules = _named_in(forward) if known is None else known
+    parameters = (p for module in modules for p in module.parameters())
     return any(p.dtype in {torch.float16, torch.bfloat16} for p in parameters)
+
+
+def _named_in(forward: object) -> list[nn.Module]:
+    """Returns the modules that a function's text names, and those of the object whose method it is."""
+    values: list[object] = []
+    while isinstance(forward, partial):
+        values += [*forward.args, *forward.keywords.values()]
+        forward = forward.func
+    for each in (forward, getattr(forward, "__self__", None)):
+        values += getattr(each, "__dict__", {}).values()
+    function = getattr(forward, "__func__", forward)
+    if inspect.isfunction(function):
+        values += [function.__globals__.get(name) for name in function.__code__.co_names]
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # a cell that is not filled yet
+                values.append(cell.cell_contents)
+    return [value for value in values if isinstance(value, nn.Module)]
 
 
 def _check_masks(tensors: tuple[Tensor, ...], mask: Mask, is_tuple: bool) -> tuple[Tensor | None, ...]:

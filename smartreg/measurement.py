@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .divergences import OutputMask, Outputs, compare
 from .forward import Forward
+from .graphless import as_with_a_graph, graphless
 from .inputs import Embeddings, Inputs, Mask
 from .parallel import no_sync
 from .rng import RNGState
@@ -74,6 +75,7 @@ class Batch:
         Frozen parameters are left out.
 
         Raises:
+            TypeError: If ``loss`` is no function.
             ValueError: If only one of ``loss`` and ``parameters`` is given, no parameter requires a gradient,
                 or one is divided among ranks.
         """
@@ -83,6 +85,11 @@ class Batch:
                 "loss and parameters must be given together, got"
                 f" {'parameters' if loss is None else 'loss'} alone: gradient_share compares both terms'"
                 " gradients"
+            )
+        if loss is not None and not callable(loss):
+            raise TypeError(
+                f"loss must be a function of the outputs, got {type(loss).__name__}: pass for instance"
+                " lambda outputs: cross_entropy(outputs, labels)"
             )
         if loss is not None and not trained:
             raise ValueError(
@@ -111,7 +118,7 @@ class Batch:
     def untouched(self) -> Iterator[None]:
         """Leaves the random state and reducers as they were before the block."""
         try:
-            with no_sync(self.forward), torch.enable_grad():
+            with no_sync(self.forward), as_with_a_graph(), torch.enable_grad():
                 yield
         finally:
             self.rng.restore()
@@ -152,12 +159,13 @@ class Batch:
             )
         return self.weight * norms[0] / norms[1] if norms[1] else math.inf
 
-    @torch.no_grad()
+    @graphless()
     def _terms(self, smart: "SMART") -> Terms:
         inputs, forward = smart._check(self.forward, self.embeddings, self.mask), Forward(self.forward)
         with smart._precision(inputs):
             rng = RNGState.capture()
-            clean = forward.again(inputs.pack())
+            with inputs.unchanged():
+                clean = forward.again(inputs.pack())
             dropout = compare(smart.divergence, forward.again(inputs.pack()), clean, self.output_mask)
             found = smart._search(forward, inputs, clean, rng, self.output_mask)
             values = []

@@ -168,7 +168,7 @@ class Perturbation:
                 if noise == "normal"
                 else draw.uniform_(-1, 1, generator=generator)
             )
-            if mask is not None:
+            if mask is not None and mask.numel():
                 rank = (mask.flatten().cumsum(0) - 1).clamp(min=0)
                 draw = draw.reshape(mask.numel(), -1)[rank].reshape(x.shape)
             draws.append(draw)

@@ -30,16 +30,26 @@ class Setting:
     detach_clean: bool = False
 
 
-def _batch_kl(perturbed: Tensor, clean: Tensor) -> Tensor:
+def _batch_kl(perturbed: Tensor, clean: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Returns smart-pytorch's ``kl_loss``, in its order of operations."""
+    _refuse(mask)
     return F.kl_div(F.log_softmax(perturbed, -1), F.softmax(clean, -1), reduction="batchmean")
 
 
-def _summed_half_detached_kl(perturbed: Tensor, clean: Tensor) -> Tensor:
+def _summed_half_detached_kl(perturbed: Tensor, clean: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Returns smart-pytorch's ``sym_kl_loss``: summed over the batch, each target a constant."""
+    _refuse(mask)
     return F.kl_div(F.log_softmax(perturbed, -1), F.softmax(clean.detach(), -1), reduction="sum") + F.kl_div(
         F.log_softmax(clean, -1), F.softmax(perturbed.detach(), -1), reduction="sum"
     )
+
+
+def _refuse(mask: Tensor | None) -> None:
+    if mask is not None:
+        raise ValueError(
+            f"output_mask has no counterpart in smart-pytorch, got one of shape {tuple(mask.shape)}: leave it"
+            " out, or take divergence=symmetric_kl"
+        )
 
 
 PRESETS: dict[Preset, Setting] = {

@@ -1,6 +1,7 @@
 """Bregman proximal point optimization: a penalty for leaving a slowly moving copy of the model."""
 
 import copy
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -79,10 +80,23 @@ class BregmanProximalPoint(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Moves θ̃ towards θ, and copies the buffers; call it after ``optimizer.step()``."""
+        """Moves θ̃ towards θ, and copies the buffers; call it after ``optimizer.step()``.
+
+        Raises:
+            ValueError: If the model has other parameters than it had; the teacher is as it was.
+        """
         (student,) = self._student
+        pairs = list(zip_longest(self.teacher.parameters(), student.parameters()))
+        if any(old is None or new is None or old.shape != new.shape for old, new in pairs):
+            raise ValueError(
+                "model must keep the parameters that it had when the teacher was made, got others: make a new"
+                " BregmanProximalPoint after adding adapters, parametrizations or heads"
+            )
         generators: dict[torch.device, torch.Generator] = {}
-        for old, new in zip(self.teacher.parameters(), student.parameters(), strict=True):
+        for old, new in pairs:
+            if not (old.is_floating_point() or old.is_complex()):  # quantized
+                old.copy_(new)
+                continue
             if old.dtype not in HALF:
                 old.lerp_(new.to(old), 1 - self.momentum)
                 continue

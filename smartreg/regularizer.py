@@ -17,7 +17,7 @@ from .inputs import Embeddings, Inputs, Mask
 from .parallel import no_sync
 from .perturbation import Noise, Norm, Scope
 from .presets import Preset
-from .rng import RNGState
+from .rng import RNGState, replaying
 
 Dropout: TypeAlias = Literal["independent", "shared"]
 OutputsT = TypeVar("OutputsT", bound=Outputs)
@@ -213,7 +213,8 @@ class SMART:
         """Returns what ``clean`` gives at the embeddings, and R, of which ``forward`` gives the rest."""
         with self._precision(inputs):
             rng = RNGState.capture() if self.dropout == "shared" else None
-            outputs = clean(inputs.pack())
+            with inputs.unchanged():
+                outputs = clean(inputs.pack())
             return outputs, self._penalty(forward, inputs, outputs, rng, output_mask)
 
     def _penalty(
@@ -228,7 +229,7 @@ class SMART:
         deltas = self._search(forward, inputs, clean, rng, output_mask)
         clean = detach(clean) if self.detach_clean else clean
         before = RNGState.capture() if self.perturbation.is_zero else None
-        with _replay(rng):
+        with replaying(rng):
             perturbed = forward.again(inputs.add(deltas))
         if (
             self._is_below_rounding
@@ -268,7 +269,7 @@ class SMART:
         with no_sync(forward.function):
             steps = self.perturbation.num_steps
             if steps and inputs.autocasts():  # then so was clean, whose rounding would outweigh what δ does
-                with graphless(), inputs.full_precision(), _replay(rng):
+                with graphless(), inputs.full_precision(), replaying(rng):
                     clean = forward.again(inputs.pack())
 
             def gradient(deltas: list[Tensor]) -> list[Tensor]:
@@ -278,7 +279,7 @@ class SMART:
                         f" {steps}, got it enabled: take torch.no_grad(), which the search lifts"
                     )
                 leaves = [delta.detach().requires_grad_() for delta in deltas]
-                with torch.enable_grad(), _replay(rng):
+                with torch.enable_grad(), replaying(rng):
                     value = compare(climbed, forward.again(inputs.add(leaves)), clean, output_mask)
                 found: Sequence[Tensor | None] = ()
                 if value.requires_grad:
@@ -295,7 +296,3 @@ class SMART:
 
             with inputs.full_precision():
                 return self.perturbation.search(gradient, inputs, self.generator)
-
-
-def _replay(rng: RNGState | None) -> AbstractContextManager[None]:
-    return nullcontext() if rng is None else rng.replay()

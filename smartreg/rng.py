@@ -1,7 +1,7 @@
 """The state of random generators, so that a forward can be replayed with the same dropout."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -66,3 +66,8 @@ class RNGState:
             yield
         finally:
             after.restore()
+
+
+def replaying(rng: RNGState | None) -> AbstractContextManager[None]:
+    """Returns the context of :meth:`RNGState.replay`, and where there is no state one that does nothing."""
+    return nullcontext() if rng is None else rng.replay()

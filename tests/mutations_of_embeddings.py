@@ -3,9 +3,40 @@
 EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
     "smartreg/backward.py": [
         (
-            "@parametrized_anew()\n",
+            "@as_with_a_graph()\n",
             "",
             "test_graphless.py::test_weights_that_parametrizations_keep_get_their_gradient",
+        ),
+        (  # a filled logit makes any difference small
+            "torch.where((error > 0) & sizes.isfinite(), sizes, 0.0).max()",
+            "sizes.max()",
+            "test_backward.py::test_it_is_refused_too_where_some_logits_are_masked[-10000.0]",
+            "test_backward.py::test_it_is_refused_too_where_some_logits_are_masked[-inf]",
+        ),
+        (
+            "(error > 0) & sizes.isfinite()",
+            "error > 0",
+            "test_backward.py::test_it_is_refused_too_where_some_logits_are_masked[-inf]",
+        ),
+        (
+            "with graphless(), self._precision(inputs), leaves.unchanged():",
+            "with graphless(), self._precision(inputs):",
+            "test_unchanged.py::test_a_forward_that_writes_to_its_embeddings_is_refused[False-backward]",
+        ),
+        (
+            "with self._precision(inputs), leaves.unchanged():",
+            "with self._precision(inputs):",
+            "test_unchanged.py::test_a_forward_that_writes_to_its_embeddings_is_refused[True-backward]",
+        ),
+        (
+            "with unchanged(tensors(outputs), WRITTEN):",
+            "if True:",
+            "test_unchanged.py::test_a_loss_that_writes_to_the_outputs_is_refused",
+        ),
+        (
+            "without_graph(outputs))",
+            "detach(outputs))",
+            "test_backward.py::test_the_outputs_keep_their_type_and_lose_their_graph",
         ),
         (
             "with before.replay(), self._precision(inputs):",
@@ -28,13 +59,13 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_backward.py::test_a_step_with_a_scaler_and_accumulation_is_that_of_the_joint_loss",
         ),
         (
-            "with graphless(), self._precision(inputs):",
-            "with self._precision(inputs):",
+            "with graphless(), self._precision(inputs), leaves.unchanged():",
+            "with self._precision(inputs), leaves.unchanged():",
             "test_backward.py::test_the_price_is_one_clean_forward_without_a_graph",
         ),
         (  # the clean forward's graph lives on beside that of the perturbed one
-            "with graphless(), self._precision(inputs):\n                first = detach(repeated",
-            "with self._precision(inputs):\n                first = detach(kept := repeated",
+            "graphless(), self._precision(inputs), leaves.unchanged():\n                first = detach(",
+            "self._precision(inputs):\n                first = detach(kept := ",
             "test_memory.py::test_smart_and_gse_on_three_tasks_take_the_activations_of_one_forward",
         ),
     ],
@@ -67,6 +98,31 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/inputs.py": [
         (
+            "_named_in(forward) if known is None else known",
+            "known or ()",
+            "test_inputs.py::test_the_parameters_that_a_function_names_are_looked_at",
+        ),
+        (
+            "values += [*forward.args, *forward.keywords.values()]",
+            "pass",
+            "test_inputs.py::test_the_parameters_that_a_function_names_are_looked_at",
+        ),
+        (
+            'values += getattr(each, "__dict__", {}).values()',
+            "pass",
+            "test_inputs.py::test_the_parameters_that_a_function_names_are_looked_at",
+        ),
+        (
+            "values += [function.__globals__.get(name) for name in function.__code__.co_names]",
+            "pass",
+            "test_inputs.py::test_the_parameters_that_a_function_names_are_looked_at",
+        ),
+        (
+            "suppress(ValueError)",
+            "suppress()",
+            "test_inputs.py::test_a_function_may_name_what_is_not_there_yet",
+        ),
+        (
             " or _is_of_16_bits(forward):",
             ":",
             "test_state.py::TestPrecision::test_a_model_in_half_precision_is_called_under_autocast_as_without",
@@ -87,9 +143,19 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/graphless.py": [
         (
-            "torch.no_grad(), parametrized_anew():",
+            "torch.no_grad(), as_with_a_graph():",
             "torch.no_grad():",
             "test_graphless.py::test_weights_that_parametrizations_keep_get_their_gradient",
+        ),
+        (
+            "torch.backends.mha.set_fastpath_enabled(False)",
+            "pass",
+            "test_graphless.py::test_transformer_layers_compute_without_a_graph_what_they_do_with_one",
+        ),
+        (
+            "torch.backends.mha.set_fastpath_enabled(fast)",
+            "pass",
+            "test_graphless.py::test_transformer_layers_compute_without_a_graph_what_they_do_with_one",
         ),
         (
             "torch.set_autocast_cache_enabled(False)",
@@ -102,7 +168,19 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_leftovers.py::test_no_weight_is_cast_for_later_by_a_pass_without_a_graph",
         ),
     ],
+    "smartreg/unchanged.py": [
+        (
+            "None if tensor.is_inference() else tensor._version",
+            "tensor._version",
+            "test_unchanged.py::test_embeddings_of_inference_mode_are_taken",
+        ),
+    ],
     "smartreg/forward.py": [
+        (
+            "if any(is_lazy(buffer) for buffer in module._buffers.values() if buffer is not None):",
+            "if False:",
+            "test_forward.py::test_buffers_without_a_shape_are_refused_where_the_first_call_must_leave_no_trace",
+        ),
         (
             "for module in self._known:\n                    visit",
             "for module in ():\n                    visit",
@@ -160,7 +238,7 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "test_forward.py::test_a_large_buffer_that_stays_is_copied_once",
         ),
         (
-            "and _version(b) != former",
+            "and version(b) != former",
             "",
             "test_forward.py::test_a_buffer_that_nobody_wrote_to_is_not_written_to",
         ),

@@ -66,9 +66,14 @@ PCGRAD: dict[str, list[tuple[str, ...]]] = {
             "test_vectors.py::test_products_under_autocast_are_not_rounded[gathered on the CPU]",
         ),
         (  # every tensor by itself
-            "if first(parameter).numel() < SMALL",
-            "False",
+            "if first(parameter).numel() < SMALL:\n            small.append(parameter)",
+            "if False:\n            small.append(parameter)",
             "test_vectors.py::test_small_tensors_take_one_call_each_slab",
+        ),
+        (  # every tensor is gathered
+            "if first(parameter).numel() < SMALL:\n            small.append(parameter)",
+            "if True:\n            small.append(parameter)",
+            "test_vectors.py::test_large_tensors_are_multiplied_where_they_are_however_many_the_tasks",
         ),
         (  # new memory for each slab
             "if dtype not in buffers:",
@@ -78,7 +83,7 @@ PCGRAD: dict[str, list[tuple[str, ...]]] = {
         (  # all rows at once
             "most = max(GATHERED // tasks // _ALIGNED, 1) * _ALIGNED",
             "most = 2**40",
-            "test_vectors.py::test_memory_is_for_one_slab_at_a_time_whatever_the_parameters[many small of 8 tasks]",
+            "test_vectors.py::test_memory_is_for_one_slab_at_a_time_whatever_the_parameters[small, 8 tasks]",
         ),
         (  # the second sum is of rows that the first was written over
             "t.clone() if t is first(piece) else t for t in piece",

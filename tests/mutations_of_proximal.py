@@ -3,6 +3,16 @@
 PROXIMAL: dict[str, list[tuple[str, ...]]] = {
     "smartreg/proximal.py": [
         (
+            "if not (old.is_floating_point() or old.is_complex()):",
+            "if False:",
+            "test_proximal.py::test_parameters_of_integers_are_copied",
+        ),
+        (
+            "if any(old is None or new is None or old.shape != new.shape for old, new in pairs):",
+            "if any(old is None or new is None for old, new in pairs):",
+            "test_proximal.py::test_other_parameters_than_the_teachers_are_refused_before_any_is_written",
+        ),
+        (
             "part._buffers[name] = self._copied(value)",
             "pass",
             "test_proximal.py::test_buffers_follow_in_any_shape_and_with_what_is_beside_them",

@@ -3,6 +3,11 @@
 SMARTREG: dict[str, list[tuple[str, ...]]] = {
     "smartreg/perturbation.py": [
         (
+            "if mask is not None and mask.numel():",
+            "if mask is not None:",
+            "test_misuse.py::test_an_empty_batch_has_no_penalty",
+        ),
+        (
             "else self.noise_std + self.num_steps * self.step_size",
             "else self.noise_std",
             "test_diagnosis.py::test_without_a_ball_random_points_are_as_far_as_the_steps_lead",
@@ -92,6 +97,16 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/measurement.py": [
         (
+            "with no_sync(self.forward), as_with_a_graph(), torch.enable_grad():",
+            "with no_sync(self.forward), torch.enable_grad():",
+            "test_graphless.py::test_a_measurement_leaves_no_kept_weight_without_a_graph",
+        ),
+        (
+            "            with inputs.unchanged():\n",
+            "            if True:\n",
+            "test_unchanged.py::test_a_forward_that_writes_to_its_embeddings_is_refused[False-diagnose]",
+        ),
+        (
             "RNGState.capture(generator)",
             "RNGState.capture()",
             "test_laws.py::TestRandomness::test_diagnosis_leaves_the_generator_as_it_was",
@@ -105,6 +120,16 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
         ),
     ],
     "smartreg/divergences.py": [
+        (
+            "if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):",
+            "if False:",
+            "test_divergences.py::test_a_mask_of_other_numbers_than_0_and_1_is_refused",
+        ),
+        (
+            "    _check_mask(mask, values)\n",
+            "",
+            "test_divergences.py::test_a_mask_of_the_logits_shape_is_refused_where_the_classes_are_one_position",
+        ),
         (
             "perturbed / temperature, clean / temperature",
             "perturbed / temperature, clean",
@@ -153,6 +178,11 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/regularizer.py": [
         (
+            "            with inputs.unchanged():\n",
+            "            if True:\n",
+            "test_unchanged.py::test_a_forward_that_writes_to_its_embeddings_is_refused[False-penalize]",
+        ),
+        (
             "if (\n            self._is_below_rounding",
             "if False and (\n            self._is_below_rounding",
             "test_state.py::TestPrecision::test_an_autocast_inside_the_forward_is_warned_of",
@@ -188,7 +218,7 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
             "test_regularizer.py::TestStructure::test_detach_clean_leaves_the_perturbed_branch",
         ),
         (
-            "with _replay(rng):\n            perturbed",
+            "with replaying(rng):\n            perturbed",
             "if True:\n            perturbed",
             "test_state.py::TestDropout",
         ),
@@ -198,7 +228,7 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
             "test_state.py::TestState::test_gradients_flags_and_buffers_are_as_they_were",
         ),
         (
-            "with torch.enable_grad(), _replay(rng):",
+            "with torch.enable_grad(), replaying(rng):",
             "with torch.enable_grad():",
             "test_state.py::TestDropout::test_every_forward_of_shared_dropout_draws_the_same_masks",
         ),

@@ -37,7 +37,7 @@ def test_the_root_readme_quotes_the_protocol():
     text = " ".join(README.split())
     done = SETTINGS.epochs * SETTINGS.iterations
     (longer,) = {row.epoch_multiple for row in EXPERIMENTS.values() if row.name.endswith("-3x")}
-    assert f"{done} iterations a row and {longer * done} in those named -3x, a twenty-fifth of" in text
+    assert f"{done} iterations a row ({longer * done} in rows named -3x), a twenty-fifth of" in text
     assert round(10 * 755 / done) == 25
 
 
@@ -147,7 +147,14 @@ def test_the_page_of_results_says_in_short_what_the_tables_show(real_runs):
     conflicts = task_conflicts.task_conflicts([run for run in real_runs if run.row in table.PAPER])
     assert {found.verdict for found in conflicts} == {findings.UNDECIDED}
     furthest = max(abs(found.cosine.value) for found in conflicts)
-    assert f"the means are within {furthest:.3f} of 0" in text
+    assert f"each mean is within {furthest:.3f} of 0, and each interval contains 0." in text
+    overall = {
+        row: fmean(run.dev.overall.value for run in real_runs if run.row == row)
+        for row in ("gs", "upgrad", "multitask")
+    }
+    gained = [overall[row] - overall["multitask"] for row in ("gs", "upgrad")]
+    assert f"its mean difference is {gained[0]:.3f}, as UPGrad's." in text
+    assert round(gained[0], 3) == round(gained[1], 3)
     assert f"`zero-shot`, the cosine of mean embeddings, has {means['zero-shot']:.3f}" in text
 
 

@@ -81,7 +81,8 @@ class BertConfig:
             return config
         if not 1 <= num_layers <= config.num_hidden_layers:
             raise ValueError(
-                f"num_layers must be from 1 to {config.num_hidden_layers} for {folder}, got {num_layers}"
+                f"num_layers (--layers) must be from 1 to {config.num_hidden_layers} for {folder}, got"
+                f" {num_layers}"
             )
         return replace(config, num_hidden_layers=num_layers)
 

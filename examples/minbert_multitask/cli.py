@@ -86,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, command: Any, what: str) -> argparse.ArgumentParser:
-        what = what.replace("%", "%%")  # which argparse takes for a format
-        subparser = subparsers.add_parser(name, help=what, description=what, allow_abbrev=False)
+        said = what.replace("%", "%%")  # argparse takes the help, but not the description, for a format
+        subparser = subparsers.add_parser(name, help=said, description=what, allow_abbrev=False)
         subparser.set_defaults(command=command)
         return subparser
 

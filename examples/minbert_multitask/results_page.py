@@ -12,7 +12,7 @@ from .files import write_atomically
 from .findings import Finding
 from .results import RunResult
 
-SECTIONS = ("state", "verdicts", "scores", "claims", "conflicts", "predicted", "cost")
+SECTIONS = ("state", "verdicts", "scores", "claims", "conflicts", "all-conflicts", "predicted", "cost")
 """The tables' names."""
 
 
@@ -31,6 +31,7 @@ def sections(results: Sequence[RunResult], judged: Sequence[Finding]) -> dict[st
         "scores": table.markdown_table(results),
         "claims": findings.markdown(judged),
         "conflicts": task_conflicts.markdown(task_conflicts.task_conflicts(paper)),
+        "all-conflicts": task_conflicts.markdown(task_conflicts.task_conflicts(known)),
         "predicted": _predicted(results),
         "cost": _cost(results),
     }
@@ -90,12 +91,19 @@ def _read(path: Path) -> str:
 
 
 def _state(results: Sequence[RunResult]) -> str:
-    """Returns how much of the protocol has been run."""
-    rows = protocol.rows()
+    """Returns how much of the protocol has been run, and what has not."""
     ended = {(run.row, run.seed) for run in results}
-    counts = {seed: sum((row.name, seed) in ended for row in rows) for seed in protocol.SEEDS}
-    each = ", ".join(f"{count} rows of seed {seed}" for seed, count in counts.items())
-    return f"{sum(counts.values())} of the protocol's {len(rows) * len(counts)} runs have ended: {each}."
+    missing = {
+        row.name: seeds
+        for row in protocol.rows()
+        if (seeds := [seed for seed in protocol.SEEDS if (row.name, seed) not in ended])
+    }
+    whole = len(protocol.rows()) * len(protocol.SEEDS)
+    if not missing:
+        return f"All {whole} runs of the protocol have ended."
+    each = "; ".join(f"`{row}` ({', '.join(map(str, seeds))})" for row, seeds in missing.items())
+    ended_of_it = whole - sum(map(len, missing.values()))
+    return f"{ended_of_it} of the protocol's {whole} runs have ended. Still to run, with these seeds: {each}."
 
 
 def _verdicts(judged: Sequence[Finding]) -> str:
@@ -105,10 +113,11 @@ def _verdicts(judged: Sequence[Finding]) -> str:
         decided = [f"*{found.claim.text}*" for found in judged if found.verdict == verdict]
         which = f" ({', '.join(decided)})" if decided else ""
         parts.append(f"{verdict}: {len(decided)}{which}")
-    finished = sum(found.verdict != findings.UNFINISHED for found in judged)
     undecided = sum(found.verdict == findings.UNDECIDED for found in judged)
     parts.append(f"{findings.UNDECIDED}: {undecided}")
-    parts.append(f"{findings.UNFINISHED}: {len(protocol.CLAIMS) - finished}")
+    finished = {found.claim.text for found in judged if found.verdict != findings.UNFINISHED}
+    if waiting := [f"*{claim.text}*" for claim in protocol.CLAIMS if claim.text not in finished]:
+        parts.append(f"{findings.UNFINISHED}: {len(waiting)} ({', '.join(waiting)})")
     return f"Of the protocol's {len(protocol.CLAIMS)} claims, {'; '.join(parts)}."
 
 

@@ -98,7 +98,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return read_json(path, remedy="fetch it again")
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing; give a folder of the Hugging Face form") from error
+        raise ValueError(f"{path} is missing; give --weights, a folder of the Hugging Face form") from error
 
 
 def load_state(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:

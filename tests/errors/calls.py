@@ -59,6 +59,11 @@ def penalize(forward=model, embeddings=x, *, mask=None, **options):
 
 GRADSURGERY = {
     "optimizer of parameters": lambda: PCGrad([weight]),
+    "optimizer wrapped twice": lambda: PCGrad(PCGrad(sgd())),
+    "optimizer of two updates wrapped": lambda: GSE(GSE(sgd())),
+    "generator": lambda: PCGrad(sgd(), generator=5),
+    "task_weights in a list": lambda: PCGrad(sgd(), task_weights=[1.0, 2.0]),
+    "history of no report": lambda: ConflictHistory().record(0, PCGrad(sgd()).conflicts),
     "kernels without a compiler": lambda: compile_kernels("no-such-cc"),
     "kernels by what does not compile": lambda: compile_kernels("false"),
     "optimizer with a closure": lambda: PCGrad(torch.optim.LBFGS([weight])),
@@ -127,6 +132,14 @@ SMARTREG = {
     "diagnose of other parameters": lambda: SMART().diagnose(
         model, x, loss=torch.sum, parameters=[weight], weight=1.0
     ),
+    "diagnose of a loss": lambda: SMART().diagnose(model, x, loss=loss(), parameters=[weight], weight=1.0),
+    "output_mask to be added": lambda: SMART()(model, x, output_mask=torch.full((4, 5), -1e4)),
+    "output_mask of smart-pytorch": lambda: SMART(preset="smart-pytorch")(
+        model, x, output_mask=torch.ones(4)
+    ),
+    "forward in place": lambda: penalize(nn.Sequential(nn.ReLU(inplace=True), model), x.clone()),
+    "loss in place": lambda: SMART().backward(model, x, lambda o: o.mul_(2).sum(), weight=1.0),
+    "buffers without a shape": lambda: SMART().backward(nn.LazyBatchNorm1d(), x.mT, torch.sum, weight=1.0),
     "one logit": lambda: symmetric_kl(torch.ones(4, 1), torch.ones(4, 1)),
     "logits of other shapes": lambda: squared_error(torch.ones(4, 2), torch.ones(4, 3)),
     "divergence's mask": lambda: bernoulli_symmetric_kl(torch.ones(4), torch.ones(4), mask=torch.ones(3)),

@@ -210,7 +210,7 @@ SHAPES = {
     "one of 2 tasks": ([2**21], 2, torch.float32),
     "many small of 3 tasks": ([1000] * 1000, 3, torch.float32),
     "one of 8 tasks": ([2**21], 8, torch.float32),
-    "many small of 8 tasks": ([1000] * 1000, 8, torch.float32),
+    "small, 8 tasks": ([1000] * 1000, 8, torch.float32),
     "bfloat16": ([2**20, *[1000] * 1000], 3, torch.bfloat16),
 }
 

@@ -71,7 +71,7 @@ def test_a_row_of_another_version_is_in_the_tables_and_not_among_the_papers():
     tables = results_page.sections([run("gse-of-old", probe_every=1)], [])
     assert "gse-of-old" in tables["scores"]
     assert "gse-of-old" in tables["cost"]
-    assert tables["conflicts"] == task_conflicts.markdown([])
+    assert tables["conflicts"] == tables["all-conflicts"] == task_conflicts.markdown([])
     assert tables["state"].startswith("0 of the protocol's")
 
 
@@ -95,10 +95,13 @@ def test_the_cost_is_the_mean_time_and_the_highest_peak_of_a_rows_runs():
 def test_the_page_says_how_much_has_been_run():
     runs = [run("gse", seed=11711), run("gs", seed=11711), run("gs", seed=11713), run("gs", seed=1)]
     state = results_page.sections(runs, [])["state"]
-    assert state.startswith(
-        f"3 of the protocol's {3 * len(EXPERIMENTS)} runs have ended: 2 rows of seed 11711"
-    )
-    assert state.endswith("0 rows of seed 11712, 1 rows of seed 11713.")
+    assert state.startswith(f"3 of the protocol's {3 * len(EXPERIMENTS)} runs have ended. Still to run")
+    assert "; `gs` (11712); `gse` (11712, 11713); " in state
+    whole = [run(row, seed=seed) for row in EXPERIMENTS for seed in (11711, 11712, 11713)]
+    state = results_page.sections(whole, [])["state"]
+    assert state == f"All {3 * len(EXPERIMENTS)} runs of the protocol have ended."
+    state = results_page.sections(whole[:-1], [])["state"]
+    assert state.endswith(f"Still to run, with these seeds: `{[*EXPERIMENTS][-1]}` (11713).")
 
 
 def test_the_page_counts_the_verdicts_and_names_the_claims_that_are_decided():
@@ -109,10 +112,24 @@ def test_the_page_counts_the_verdicts_and_names_the_claims_that_are_decided():
     ]
     assert results_page.sections([run("gse")], judged)["verdicts"] == (
         f"Of the protocol's {len(CLAIMS)} claims, confirmed: 1 (*GSE beats gradient surgery*); refuted: 1 "
-        f"(*multitask hurts*); cannot be told at this size: 1; not yet run with all seeds: {len(CLAIMS) - 3}."
+        f"(*multitask hurts*); cannot be told at this size: 1; not yet run with all seeds: {len(CLAIMS) - 3} "
+        f"({', '.join(f'*{claim.text}*' for claim in CLAIMS[3:])})."
     )
+    judged = [judge(claim, narrow, finished=True) for claim in CLAIMS]
+    verdicts = results_page.sections([run("gse")], judged)["verdicts"]
+    assert verdicts.endswith("; cannot be told at this size: 0.")
     nothing = results_page.sections([run("gse")], [])["verdicts"]
     assert "confirmed: 0; refuted: 0;" in nothing
+
+
+def test_the_conflicts_of_all_rows_stand_beside_those_of_the_papers():
+    paper = [sampled("gs", seed, 0.1) for seed in SEEDS]
+    runs = [*paper, *(sampled("mgda", seed, -0.5) for seed in SEEDS)]
+    tables = results_page.sections(runs, [])
+    for name, chosen in (("conflicts", paper), ("all-conflicts", runs)):
+        assert tables[name] == task_conflicts.markdown(task_conflicts.task_conflicts(chosen))
+    assert "| SST, QQP | +0.100 |" in tables["conflicts"]
+    assert "| SST, QQP | -0.200 |" in tables["all-conflicts"]
 
 
 def sampled(row, seed, *cosines, null=0.25):

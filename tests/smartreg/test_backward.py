@@ -1,6 +1,8 @@
 """The two-phase backward against the backward of the joint loss."""
 
+from collections import namedtuple
 from functools import partial
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from smartreg import SMART, bernoulli_symmetric_kl, squared_error, symmetric_kl
 
@@ -258,6 +261,58 @@ def test_a_forward_that_cannot_be_repeated_is_refused(make, x):
         SMART().backward(forward, x, task_loss, weight=WEIGHT)
     terms = SMART(detach_clean=True).backward(forward, x, task_loss, weight=WEIGHT)
     assert terms.penalty > 0
+
+
+@pytest.mark.parametrize("fill", [0.0, -1e4, torch.finfo(torch.float64).min, -torch.inf])
+def test_it_is_refused_too_where_some_logits_are_masked(make, x, fill):
+    """What a mask fills is equal in both forwards, and far larger than the outputs that are not."""
+    model, generator = make(), torch.Generator().manual_seed(0)
+
+    def forward(embeddings, factor=1.0):
+        logits = model(embeddings) * factor
+        return torch.cat([logits, torch.full_like(logits, fill)], 1)
+
+    def unlike(embeddings):
+        return forward(embeddings, 1 + torch.rand(3, generator=generator, dtype=x.dtype))
+
+    with pytest.raises(RuntimeError, match="same random state"):
+        SMART().backward(unlike, x, task_loss, weight=WEIGHT)
+    assert SMART().backward(forward, x, task_loss, weight=WEIGHT).penalty > 0
+
+
+Named = namedtuple("Named", "first second")
+
+
+@pytest.mark.parametrize("detach_clean", [False, True])
+def test_the_outputs_keep_their_type_and_lose_their_graph(make, x, detach_clean):
+    model = make()
+
+    def forward(embeddings):
+        logits = model(embeddings)
+        hidden = (embeddings * model.inner.weight[0], [logits * 2], Named(logits, 3))
+        return SequenceClassifierOutput(logits=logits, hidden_states=hidden)
+
+    smart = SMART(divergence={"logits": symmetric_kl}, detach_clean=detach_clean)
+    found = smart.backward(forward, x, lambda outputs: task_loss(outputs.logits), weight=WEIGHT).outputs
+    expected = forward(x)
+    assert type(found) is SequenceClassifierOutput
+    assert found.loss is None
+    assert found.logits is found["logits"]
+    torch.testing.assert_close(found.logits, expected.logits.detach())
+    first, (second,), named = found.hidden_states
+    assert type(named) is Named
+    assert named.second == 3
+    assert not any(t.requires_grad for t in (found.logits, first, second, named.first))
+    assert expected.logits.requires_grad
+
+
+def test_outputs_of_a_mapping_that_cannot_be_written_to_are_a_dict(make, x):
+    model = make()
+    smart = SMART(divergence={"logits": symmetric_kl})
+    terms = smart.backward(
+        lambda e: MappingProxyType({"logits": model(e)}), x, lambda o: task_loss(o["logits"]), weight=WEIGHT
+    )
+    assert not terms.outputs["logits"].requires_grad
 
 
 def test_an_output_without_elements_is_no_obstacle(make, x):

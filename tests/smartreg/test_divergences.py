@@ -205,8 +205,24 @@ def test_one_logit_is_refused_where_a_softmax_would_be_constant(divergence, shap
 def test_shapes_that_do_not_fit_are_refused(divergence):
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(1, 3\)"):
         divergence(torch.zeros(2, 3), torch.zeros(1, 3))
-    with pytest.raises(ValueError, match=r"got \(3,\) for outputs \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"got \(3,\) for \(2, 3\)"):
         divergence(torch.zeros(2, 3), torch.zeros(2, 3), mask=torch.ones(3))
+
+
+@pytest.mark.parametrize("divergence", ALL)
+def test_a_mask_of_other_numbers_than_0_and_1_is_refused(divergence):
+    keep = torch.tensor([1.0, 0.0])
+    a, b = torch.zeros(2, 3), torch.ones(2, 3).cumsum(1)
+    assert divergence(a, b, mask=keep) > 0
+    for mask in ((1 - keep) * -1e4, keep / 2):
+        with pytest.raises(ValueError, match=r"got values from .*: pass labels != -100"):
+            divergence(a, b, mask=mask)
+
+
+@pytest.mark.parametrize("divergence", SOFTMAX)
+def test_a_mask_of_the_logits_shape_is_refused_where_the_classes_are_one_position(divergence):
+    with pytest.raises(ValueError, match=r"got \(4, 3\) for \(4,\): .* one for all classes"):
+        divergence(torch.zeros(4, 3), torch.ones(4, 3), mask=torch.ones(4, 3))
 
 
 OUTPUTS = {"kind": torch.tensor([[1.0, 2.0]]), "size": torch.tensor([3.0]), "unused": torch.ones(7)}

@@ -454,3 +454,18 @@ def test_buffers_that_have_no_shape_yet_get_one(call):
     model = nn.Sequential(nn.BatchNorm1d(4), nn.LazyBatchNorm1d())
     SMART(epsilon=0.1).penalize(CALLS[call](model), torch.randn(5, 4))
     assert model[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("call", ["a module", "a function of it"])
+def test_buffers_without_a_shape_are_refused_where_the_first_call_must_leave_no_trace(call):
+    model, x = nn.Sequential(nn.BatchNorm1d(4), nn.LazyBatchNorm1d()), torch.randn(5, 4)
+    smart, square = SMART(epsilon=0.1), lambda outputs: outputs.square().mean()
+    with pytest.raises(
+        ValueError, match=r"buffers, got a LazyBatchNorm1d .* call the model once before this"
+    ):
+        smart.backward(CALLS[call](model), x, square, weight=1.0)
+    assert model[0].num_batches_tracked == 0
+    model(x)
+    smart.backward(CALLS[call](model), x, square, weight=1.0)
+    assert model[0].num_batches_tracked == model[1].num_batches_tracked == 2
+    assert model[1].num_features == 4

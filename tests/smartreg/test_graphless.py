@@ -56,3 +56,41 @@ def test_weights_that_parametrizations_keep_get_their_gradient(bind, way):
             assert bool(parametrize._cache_enabled) == (cached is parametrize.cached)
         found.append([parameter.grad.clone() for parameter in model.parameters()])
     torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("call", ["diagnose", "sweep"])
+def test_a_measurement_leaves_no_kept_weight_without_a_graph(call):
+    torch.manual_seed(0)
+    model, ids = Classifier(), torch.randint(9, (4, 5))
+    smart = SMART(epsilon=1e-2, step_size=1.0, noise_std=1e-2)
+    with parametrize.cached():
+        getattr(smart, call)(*of_embeddings(model, ids))
+        model(ids).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_transformer_layers_compute_without_a_graph_what_they_do_with_one():
+    """In evaluation torch takes another way without a graph, which puts zeros where positions are padded."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    encoder, x = nn.TransformerEncoder(layer, 2).eval(), torch.randn(4, 5, 16)
+    mask = torch.ones(4, 5)
+    mask[:, 3:] = 0
+
+    def forward(embeddings):
+        return encoder(embeddings, src_key_padding_mask=mask == 0)
+
+    found = []
+    for way in ("joint", "backward", "diagnose"):
+        smart = SMART(epsilon=0.1, step_size=1.0, noise_std=0.1, generator=torch.Generator().manual_seed(0))
+        if way == "joint":
+            found.append(smart.penalize(forward, x, mask=mask)[1].item())
+        elif way == "backward":
+            terms = smart.backward(
+                forward, x, lambda o: o[mask.bool()].square().mean(), weight=1.0, mask=mask
+            )
+            found.append(terms.penalty.item())
+        else:
+            found.append(smart.diagnose(forward, x, mask=mask, samples=1).adversarial)
+        assert torch.backends.mha.get_fastpath_enabled()
+    assert found == pytest.approx([found[0]] * 3, rel=1e-4)

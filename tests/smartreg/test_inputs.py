@@ -1,9 +1,12 @@
 """What becomes of the embeddings of a call."""
 
 import math
+from functools import partial
 
+import pytest
 import torch
 
+from smartreg import SMART
 from smartreg.inputs import Inputs
 
 
@@ -47,3 +50,49 @@ def test_autocast_widens_half_precision_and_nothing_else():
     with torch.autocast("cpu", torch.bfloat16):
         types = [Inputs.check(t, None).tensors[0].dtype for t in (x, x.float(), x.double())]
     assert types == [torch.float32, torch.float32, torch.float64]
+
+
+HALF = torch.nn.Linear(3, 2).bfloat16()
+
+
+class Trainer:
+    def __init__(self):
+        self.model = torch.nn.Linear(3, 2).bfloat16()
+
+    def forward(self, x):
+        return self.model(x)
+
+    def __call__(self, x):
+        return self.model(x)
+
+
+def forwards():
+    """Yields functions of which the modules are not known but named."""
+    model = torch.nn.Linear(3, 2).bfloat16()
+    yield lambda x: model(x * 1)
+    yield lambda x: HALF(x * 1)
+    yield partial(lambda model, x: model(x), model)
+    yield partial(lambda x, model: model(x), model=model)
+    yield Trainer().forward
+    yield Trainer()
+
+
+@pytest.mark.parametrize("forward", list(forwards()))
+def test_the_parameters_that_a_function_names_are_looked_at(forward):
+    """A model of 16 bits could not take float32; ε is held against the spacing of what it takes."""
+    x = torch.ones(2, 3, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Inputs.check(x, None, forward).tensors[0].dtype == torch.bfloat16
+        assert SMART(epsilon=0.1, noise_std=0.1, step_size=1.0).penalize(forward, x)[1] >= 0
+        with pytest.raises(ValueError, match=r"spacing of torch\.bfloat16"):
+            SMART().penalize(forward, x)
+
+
+def test_a_function_may_name_what_is_not_there_yet():
+    def forward(x):
+        return later(x)
+
+    x = torch.ones(2, 3, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Inputs.check(x, None, forward).tensors[0].dtype == torch.float32
+    later = None

@@ -88,8 +88,19 @@ def test_masks_that_do_not_fit(make, x):
     ):
         with refused(ValueError, message):
             SMART()(make(), x, mask=mask)
-    with refused(ValueError, r"got \(4, 5\) for outputs \(4, 3\)"):
+    with refused(ValueError, r"got \(4, 5\) for \(4, 3\)"):
         SMART()(make(), x, output_mask=torch.ones(4, 5))
+
+
+def test_smart_pytorch_has_no_output_mask(make, x):
+    for num_steps in (0, 1):
+        with refused(ValueError, r"output_mask has no counterpart .* divergence=symmetric_kl"):
+            SMART(preset="smart-pytorch", num_steps=num_steps)(make(), x, output_mask=torch.ones(4))
+
+
+def test_an_empty_batch_has_no_penalty(make, x):
+    empty, mask = x[:0], torch.ones(0, x.shape[1])
+    assert SMART()(make(), empty, mask=mask, output_mask=torch.ones(0)) == 0
 
 
 def test_embeddings_of_different_batches(make, x):

@@ -28,6 +28,44 @@ def test_the_teacher_is_the_moving_average_of_the_parameters(make, momentum, ste
     torch.testing.assert_close([p.detach() for p in proximal.teacher.parameters()], average)
 
 
+def test_parameters_of_integers_are_copied(make):
+    """As layers of quantized weights hold them; they have no average."""
+    model = make()
+    model.register_parameter("codes", nn.Parameter(torch.tensor([1, -7], dtype=torch.int8), False))
+    proximal = BregmanProximalPoint(model)
+    with torch.no_grad():
+        model.codes.fill_(5)
+    proximal.update()
+    assert proximal.teacher.codes.tolist() == [5, 5]
+
+
+def another_first(model):
+    model.register_parameter("scale", nn.Parameter(torch.tensor(5.0)))
+
+
+def another_last(model):
+    model.last = nn.Linear(2, 2)
+
+
+def other_shape(model):
+    model.outer = nn.Linear(8, 7)
+
+
+@pytest.mark.parametrize("change", [another_first, another_last, other_shape])
+def test_other_parameters_than_the_teachers_are_refused_before_any_is_written(make, change):
+    model = make(dtype=torch.float32)
+    proximal = BregmanProximalPoint(model, momentum=0.5)
+    before = [p.clone() for p in proximal.teacher.parameters()]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    change(model)
+    with pytest.raises(ValueError, match="make a new BregmanProximalPoint"):
+        proximal.update()
+    assert all(map(torch.equal, proximal.teacher.parameters(), before))
+    assert proximal.updates == 0
+
+
 def test_the_penalty_is_the_divergence_from_the_teacher(make, x):
     model = make(dropout=0.5)
     proximal = BregmanProximalPoint(model)
