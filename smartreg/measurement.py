@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .divergences import OutputMask, Outputs, compare
 from .forward import Forward
-from .graphless import as_with_a_graph, graphless
+from .graphless import graphless
 from .inputs import Embeddings, Inputs, Mask
 from .parallel import no_sync
 from .rng import RNGState
@@ -118,7 +118,7 @@ class Batch:
     def untouched(self) -> Iterator[None]:
         """Leaves the random state and reducers as they were before the block."""
         try:
-            with no_sync(self.forward), as_with_a_graph(), torch.enable_grad():
+            with no_sync(self.forward), torch.enable_grad():
                 yield
         finally:
             self.rng.restore()

@@ -97,8 +97,8 @@ SMARTREG: dict[str, list[tuple[str, ...]]] = {
     ],
     "smartreg/measurement.py": [
         (
-            "with no_sync(self.forward), as_with_a_graph(), torch.enable_grad():",
-            "with no_sync(self.forward), torch.enable_grad():",
+            "    @graphless()\n",
+            "    @torch.no_grad()\n",
             "test_graphless.py::test_a_measurement_leaves_no_kept_weight_without_a_graph",
         ),
         (

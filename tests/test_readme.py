@@ -133,7 +133,7 @@ def test_the_page_of_results_says_in_short_what_the_tables_show(real_runs):
     assert min(helps) == helps[0]
     assert verdicts["masked-lm"].verdict == findings.REFUTED
     assert f"harms `multitask`, by {-verdicts['masked-lm'].difference.value:.3f} overall" in text
-    for row in ("uncertainty", "dwa", "max-pooling", "smart", "smart-calibrated"):
+    for row in ("uncertainty", "dwa", "max-pooling", "smart", "smart-calibrated", "smart-bregman"):
         assert verdicts[row].verdict == findings.UNDECIDED
     longer = [verdicts[row].difference.value for row in ("cosine-2d+1-3x", "gse-3x", "smart-3x")]
     assert longer == sorted(longer)

@@ -280,6 +280,18 @@ def test_it_is_refused_too_where_some_logits_are_masked(make, x, fill):
     assert SMART().backward(forward, x, task_loss, weight=WEIGHT).penalty > 0
 
 
+def test_it_is_refused_too_where_another_logit_is_masked(make, x):
+    model, calls = make(), []
+
+    def forward(embeddings):
+        calls.append(1)
+        logits = model(embeddings)
+        return logits.masked_fill(torch.arange(3) == len(calls) % 3, -torch.inf)
+
+    with pytest.raises(RuntimeError, match="same random state"):
+        SMART(num_steps=0).backward(forward, x, lambda outputs: outputs[:, 0].mean(), weight=WEIGHT)
+
+
 Named = namedtuple("Named", "first second")
 
 

@@ -58,13 +58,15 @@ def test_weights_that_parametrizations_keep_get_their_gradient(bind, way):
     torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("call", ["diagnose", "sweep"])
-def test_a_measurement_leaves_no_kept_weight_without_a_graph(call):
+def test_a_measurement_leaves_no_kept_weight_without_a_graph(call, share):
     torch.manual_seed(0)
     model, ids = Classifier(), torch.randint(9, (4, 5))
     smart = SMART(epsilon=1e-2, step_size=1.0, noise_std=1e-2)
+    shared = {"loss": torch.sum, "parameters": list(model.head.parameters()), "weight": 1.0}
     with parametrize.cached():
-        getattr(smart, call)(*of_embeddings(model, ids))
+        getattr(smart, call)(*of_embeddings(model, ids), **shared if share else {})
         model(ids).square().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
