@@ -191,7 +191,7 @@ OPTIONS = {
     "a learning rate of 0": (("--lr", 0), "lr must be a positive number", "got 0"),
     "a learning rate that is no number": (("--lr", "nan"), "lr must be a positive number", "got nan"),
     "a learning rate that diverges": (("--lr", 1e30), "training loss", "lower --lr"),
-    "more layers than there are": (("--layers", 7), "num_layers must be from 1 to 2", "got 7"),
+    "more layers than there are": (("--layers", 7), "num_layers (--layers) must be from 1 to 2", "got 7"),
     "no jobs": (("--jobs", 0), "jobs must be at least 1", "got 0"),
     "an unknown option": (("--momentum", 0.9), "--momentum", "--help"),
     "an option cut short": (("--epoch", 3), "--epoch", "--help"),
