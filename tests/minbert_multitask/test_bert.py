@@ -197,7 +197,7 @@ def test_a_row_longer_than_the_model_is_refused(folder):
 
 @pytest.mark.parametrize("num_layers", [0, -1, 7])
 def test_more_layers_than_there_are(folder, num_layers):
-    with pytest.raises(ValueError, match=f"^num_layers \(--layers\) must be from 1 to 6 for .*, got {num_layers}$"):
+    with pytest.raises(ValueError, match=rf"^num_layers .* must be from 1 to 6 for .*, got {num_layers}$"):
         BertModel.from_pretrained(folder(6), num_layers=num_layers)
 
 
