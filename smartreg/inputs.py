@@ -140,12 +140,12 @@ class Inputs:
 def _is_of_16_bits(forward: object) -> bool:
     known = modules_of(forward)
     modules = _named_in(forward) if known is None else known
-    parameters = (p for module in modules for p in module.parameters())
+    parameters = (p for module in modules for p in module.parameters(recurse=False))
     return any(p.dtype in {torch.float16, torch.bfloat16} for p in parameters)
 
 
 def _named_in(forward: object) -> list[nn.Module]:
-    """Returns the modules that a function's text names, and those of the object whose method it is."""
+    """Returns the modules, and theirs, that a function's text names or the object whose method it is has."""
     values: list[object] = []
     while isinstance(forward, partial):
         values += [*forward.args, *forward.keywords.values()]
@@ -158,7 +158,7 @@ def _named_in(forward: object) -> list[nn.Module]:
         for cell in function.__closure__ or ():
             with suppress(ValueError):  # a cell that is not filled yet
                 values.append(cell.cell_contents)
-    return [value for value in values if isinstance(value, nn.Module)]
+    return [part for value in values if isinstance(value, nn.Module) for part in value.modules()]
 
 
 def _check_masks(tensors: tuple[Tensor, ...], mask: Mask, is_tuple: bool) -> tuple[Tensor | None, ...]:
