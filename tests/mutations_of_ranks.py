@@ -27,13 +27,23 @@ RANKS: dict[str, list[tuple[str, ...]]] = {
             "test_shares.py::test_every_rank_has_the_predictions_of_all",
         ),
         (  # the store that does not answer is the first rank's
-            "if notes else {0}",
+            "if notes else {0} - {rank()}",
             "if notes else set(range(world()))",
             "test_lost_ranks.py::test_the_others_name_the_rank_that_has_ended",
         ),
         (  # a rank that stops keeps its connections, and who waits for it alone is called silent
             "        traceback.clear_frames(error.__traceback__)",
             "        pass",
+            "test_lost_ranks.py::test_the_others_name_the_rank_that_has_ended",
+        ),
+        (  # the first rank ends, and the store with it, before the others have read what it says
+            '            _look_for(store, "read", set(notes), {}, seconds=_GRACE)',
+            "            pass",
+            "test_lost_ranks.py::test_the_others_name_the_rank_that_has_ended",
+        ),
+        (  # the first rank, stopping for a reason of its own, lets nobody read it
+            "    if keeps_it:\n        seconds = _GRACE\n",
+            "",
             "test_lost_ranks.py::test_the_others_name_the_rank_that_has_ended",
         ),
         (

@@ -26,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.optim import Optimizer
 
 T = TypeVar("T")
-_GRACE = 2.0
+_GRACE = 5.0
 """Seconds in which the ranks that are alive say why they stop."""
 
 
@@ -189,14 +189,14 @@ def _why(store: PrefixStore | None, error: Exception) -> str:
         silent: set[int] = set()
     else:
         notes = _exchange_notes(store, "", seconds=_GRACE)
-        silent = set(range(world())) - notes.keys() if notes else {0}  # without the first, all are silent
+        silent = set(range(world())) - notes.keys() if notes else {0} - {rank()}  # who may hold the store
     found = [f"rank {other} was killed or does not answer" for other in sorted(silent)]
     found += [
         f"rank {other} stopped: {why}" for other, why in sorted(notes.items()) if why and other != rank()
     ]
     if isinstance(error, _Stopped):
         found = [f"it {error}", *found]
-    found = found or ["the connection was lost"]
+    found = found or ["the connection was lost" if store else "not every rank has joined"]
     what = (
         "" if isinstance(error, _Stopped) else re.sub(r"\[[^]]*\] ?|\. This is typically.*", "", str(error))
     )
@@ -209,18 +209,18 @@ def _why(store: PrefixStore | None, error: Exception) -> str:
 def _exchange_notes(store: PrefixStore | None, mine: str, *, seconds: float) -> dict[int, str]:
     """Leaves word why this rank stops, "" where it is because of another, and returns what all have left."""
     notes: dict[int, str] = {}
+    # Where no torchrun keeps the store it ends with the first rank, which lets the others read first.
+    keeps_it = is_first() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if keeps_it:
+        seconds = _GRACE
 
     def exchange() -> None:
         assert store is not None
         store.set(f"stopped/{rank()}", mine)
-        deadline = time.monotonic() + seconds
-        while len(notes) < world():
-            for other in set(range(world())) - notes.keys():
-                if store.check([f"stopped/{other}"]):
-                    notes[other] = store.get(f"stopped/{other}").decode()
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
+        _look_for(store, "stopped", set(range(world())), notes, seconds=seconds)
+        store.set(f"read/{rank()}", "")
+        if keeps_it:
+            _look_for(store, "read", set(notes), {}, seconds=_GRACE)
 
     def attempt() -> None:
         with suppress(RuntimeError, AssertionError):
@@ -229,8 +229,22 @@ def _exchange_notes(store: PrefixStore | None, mine: str, *, seconds: float) -> 
     with _quiet():  # torch prints its own stack where the store is gone with the rank that held it
         thread = threading.Thread(target=attempt, daemon=True)  # which hangs where that rank does
         thread.start()
-        thread.join(seconds + 1)
+        thread.join(seconds + (_GRACE if keeps_it else 0) + 1)
     return notes
+
+
+def _look_for(
+    store: PrefixStore, key: str, authors: set[int], found: dict[int, str], *, seconds: float
+) -> None:
+    """Gathers into ``found`` what these ranks write under the key, until all have or the time is over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        for author in authors - found.keys():
+            if store.check([f"{key}/{author}"]):
+                found[author] = store.get(f"{key}/{author}").decode()
+        if found.keys() >= authors or time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
 
 
 @contextmanager
