@@ -64,17 +64,19 @@ def checked_generator(generator: torch.Generator | None) -> torch.Generator:
         TypeError: If it is no generator.
         ValueError: If it is not on the CPU.
     """
-    if generator is not None and not isinstance(generator, torch.Generator):
+    if generator is None:
+        return torch.Generator()
+    if not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator must be a torch.Generator, got {type(generator).__name__}: pass"
             " torch.Generator().manual_seed(0)"
         )
-    if generator is not None and generator.device.type != "cpu":
+    if generator.device.type != "cpu":
         raise ValueError(
             f"generator must be on the CPU, got one on {generator.device}: pass torch.Generator(), for the"
             " order is drawn without waiting for a device"
         )
-    return torch.Generator() if generator is None else generator
+    return generator
 
 
 def factors(task_weights: Mapping[str, float] | None, names: Iterable[str]) -> list[float]:

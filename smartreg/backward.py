@@ -11,19 +11,15 @@ from .divergences import OutputMask, Outputs, detach, tensors, without_graph
 from .forward import Forward
 from .graphless import as_with_a_graph, graphless
 from .inputs import Embeddings, Mask
+from .losses import Loss, check_loss, evaluate
 from .parallel import no_sync
 from .rng import RNGState
-from .unchanged import unchanged
 
 if TYPE_CHECKING:
     from .regularizer import SMART
 
 Scale: TypeAlias = Callable[[Tensor], Tensor] | float
 """What the back-propagated scalars pass through: ``scaler.scale``, or a factor such as ``1 / k``."""
-WRITTEN = (
-    "loss must leave the outputs as they are, got them changed in place: let it begin with"
-    " outputs = outputs.clone()"
-)
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ def backward(
     self: "SMART",
     forward: Callable[[Embeddings], Outputs],
     embeddings: Embeddings,
-    loss: Callable[[Any], Tensor],
+    loss: Loss,
     *,
     weight: float,
     mask: Mask = None,
@@ -74,15 +70,17 @@ def backward(
         scale: What both back-propagated scalars pass through: ``scaler.scale``, or a factor such as 1/k.
 
     Raises:
-        TypeError: See :meth:`SMART.penalize`.
-        ValueError: See :meth:`SMART.penalize`.
-        RuntimeError: If gradients are disabled, or if ``forward`` cannot be repeated; as when its last call
-            raises an error of its own, R's gradient for ``f(x + δ)`` is in ``.grad`` by then.
+        TypeError: See :meth:`SMART.penalize`; and if ``loss`` is no function, or returns no tensor.
+        ValueError: See :meth:`SMART.penalize`; and if ``loss`` returns anything but one number with a graph.
+        RuntimeError: If gradients are disabled, if ``forward`` cannot be repeated, or if ``loss`` writes to
+            the outputs. Without ``detach_clean``, R's gradient for ``f(x + δ)`` is in ``.grad`` by the time
+            that the last call of ``forward``, or ``loss``, raises an error.
     """
     if not torch.is_grad_enabled():
         raise RuntimeError(
             "backward() computes gradients, but they are disabled: call it outside torch.no_grad()"
         )
+    check_loss(loss)
     inputs = self._check(forward, embeddings, mask)
     RNGState.check_device(inputs.device)
     leaves = inputs.leaves()
@@ -96,10 +94,6 @@ def backward(
         if penalty.requires_grad:
             accumulate((_scaled(weight * penalty, scale), None))
         return penalty.detach()
-
-    def evaluated(outputs: Outputs) -> Tensor:
-        with unchanged(tensors(outputs), WRITTEN):
-            return loss(outputs)
 
     def accumulate(*pairs: tuple[Tensor, Tensor | None]) -> None:
         roots, gradients = zip(*pairs, strict=True)
@@ -115,7 +109,7 @@ def backward(
         with no_sync(forward):
             with self._precision(inputs), leaves.unchanged():
                 outputs = repeated(leaves.pack())
-            value = evaluated(outputs)
+            value = evaluate(loss, outputs)
             accumulate((_scaled(value, scale), None))
         penalty = penalty_backward(outputs)
         if attached := arrived():
@@ -127,7 +121,7 @@ def backward(
             penalty = penalty_backward(first)
         with before.replay(), self._precision(inputs):
             outputs = forward(inputs.pack())
-        value = evaluated(outputs)
+        value = evaluate(loss, outputs)
         pairs = list(zip(tensors(outputs), tensors(first), strict=True))
         _check_repeated(pairs)
         carried = [(o, leaf.grad) for o, leaf in pairs if leaf.grad is not None and o.requires_grad]

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .divergences import OutputMask, Outputs
 from .inputs import Embeddings, Mask
+from .losses import Loss
 from .measurement import Batch, crossing, scaled
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def calibrate(
     forward: Callable[[Embeddings], Outputs],
     embeddings: Embeddings,
     *,
-    loss: Callable[[Any], Tensor],
+    loss: Loss,
     parameters: Iterable[Tensor],
     weight: float,
     mask: Mask = None,

@@ -10,6 +10,7 @@ from torch import Tensor
 from .calibration import refuse_without_ball
 from .divergences import OutputMask, Outputs
 from .inputs import Embeddings, Mask
+from .losses import Loss
 from .measurement import Batch, Terms, crossing, scaled
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def diagnose(
     forward: Callable[[Embeddings], Outputs],
     embeddings: Embeddings,
     *,
-    loss: Callable[[Any], Tensor] | None = None,
+    loss: Loss | None = None,
     parameters: Iterable[Tensor] | None = None,
     weight: float = 1.0,
     mask: Mask = None,
@@ -105,7 +106,7 @@ def sweep(
     embeddings: Embeddings,
     *,
     epsilons: Sequence[float] = EPSILONS,
-    loss: Callable[[Any], Tensor] | None = None,
+    loss: Loss | None = None,
     parameters: Iterable[Tensor] | None = None,
     weight: float = 1.0,
     mask: Mask = None,

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from .divergences import OutputMask, Outputs, compare
 from .forward import Forward
 from .graphless import graphless
 from .inputs import Embeddings, Inputs, Mask
+from .losses import Loss, check_loss, evaluate
 from .parallel import no_sync
 from .rng import RNGState
 
@@ -50,7 +51,7 @@ class Batch:
 
     forward: Callable[[Embeddings], Outputs]
     embeddings: Embeddings
-    loss: Callable[[Any], Tensor] | None
+    loss: Loss | None
     parameters: tuple[Tensor, ...]
     weight: float
     mask: Mask
@@ -63,7 +64,7 @@ class Batch:
         forward: Callable[[Embeddings], Outputs],
         embeddings: Embeddings,
         *,
-        loss: Callable[[Any], Tensor] | None,
+        loss: Loss | None,
         parameters: Iterable[Tensor] | None,
         weight: float,
         mask: Mask,
@@ -86,11 +87,8 @@ class Batch:
                 f" {'parameters' if loss is None else 'loss'} alone: gradient_share compares both terms'"
                 " gradients"
             )
-        if loss is not None and not callable(loss):
-            raise TypeError(
-                f"loss must be a function of the outputs, got {type(loss).__name__}: pass for instance"
-                " lambda outputs: cross_entropy(outputs, labels)"
-            )
+        if loss is not None:
+            check_loss(loss)
         if loss is not None and not trained:
             raise ValueError(
                 "parameters must hold one that requires a gradient, got none: pass list(model.parameters()),"
@@ -147,7 +145,7 @@ class Batch:
         inputs, forward = smart._check(self.forward, self.embeddings, self.mask), Forward(self.forward)
         outputs, penalty = smart._joint(forward.again, forward, inputs, self.output_mask)
         norms = []
-        for term in (penalty, self.loss(outputs)):
+        for term in (penalty, evaluate(self.loss, outputs)):
             with forward.lent():
                 reached = torch.autograd.grad(term, self.parameters, retain_graph=True, allow_unused=True)
             found = [gradient for gradient in reached if gradient is not None]

@@ -1,7 +1,24 @@
 """Mutations of the low-memory backward and of EmbeddingFunction, as :mod:`tests.mutations_of_smartreg`."""
 
 EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
+    "smartreg/losses.py": [
+        (
+            "with unchanged(tensors(outputs), WRITTEN):",
+            "if True:",
+            "test_unchanged.py::test_a_loss_that_writes_to_the_outputs_is_refused",
+        ),
+        (
+            "value.numel() != 1 or not value.requires_grad:",
+            "value.numel() != 1:",
+            "test_misuse.py::test_a_loss_that_is_not_one_number_of_the_outputs",
+        ),
+    ],
     "smartreg/backward.py": [
+        (
+            "    check_loss(loss)\n",
+            "",
+            "test_misuse.py::test_a_loss_that_is_not_one_number_of_the_outputs",
+        ),
         (
             "@as_with_a_graph()\n",
             "",
@@ -27,11 +44,6 @@ EMBEDDINGS: dict[str, list[tuple[str, ...]]] = {
             "with self._precision(inputs), leaves.unchanged():",
             "with self._precision(inputs):",
             "test_unchanged.py::test_a_forward_that_writes_to_its_embeddings_is_refused[True-backward]",
-        ),
-        (
-            "with unchanged(tensors(outputs), WRITTEN):",
-            "if True:",
-            "test_unchanged.py::test_a_loss_that_writes_to_the_outputs_is_refused",
         ),
         (
             "without_graph(outputs))",

@@ -139,6 +139,8 @@ SMARTREG = {
     ),
     "forward in place": lambda: penalize(nn.Sequential(nn.ReLU(inplace=True), model), x.clone()),
     "loss in place": lambda: SMART().backward(model, x, lambda o: o.mul_(2).sum(), weight=1.0),
+    "loss of a sample": lambda: SMART().backward(model, x, lambda o: o.sum(dim=(1, 2)), weight=1.0),
+    "loss by item": lambda: SMART().backward(model, x, lambda o: o.sum().item(), weight=1.0),
     "buffers without a shape": lambda: SMART().backward(nn.LazyBatchNorm1d(), x.mT, torch.sum, weight=1.0),
     "one logit": lambda: symmetric_kl(torch.ones(4, 1), torch.ones(4, 1)),
     "logits of other shapes": lambda: squared_error(torch.ones(4, 2), torch.ones(4, 3)),

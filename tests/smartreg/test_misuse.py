@@ -200,3 +200,27 @@ class TestSpacing:
         with torch.autocast("cpu", torch.bfloat16):
             outputs, _ = SMART(preset="r-drop").penalize(make(dropout=0.5, dtype=torch.float32), x.float())
         assert outputs.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("detach_clean", [False, True])
+@pytest.mark.parametrize("way", ["backward", "diagnose"])
+@pytest.mark.parametrize(
+    ("loss", "error", "message"),
+    [
+        (torch.ones(()), TypeError, "loss must be a function of the outputs, got Tensor"),
+        (lambda outputs: outputs.sum().item(), TypeError, "loss must return a tensor, got float"),
+        (
+            lambda outputs: outputs.square().flatten()[:3],
+            ValueError,
+            r"loss must return one number with a graph, got shape \(3,\)",
+        ),
+        (lambda outputs: outputs.detach().sum(), ValueError, "one number with a graph, got one without"),
+    ],
+)
+def test_a_loss_that_is_not_one_number_of_the_outputs(make, x, loss, error, message, way, detach_clean):
+    smart, model = SMART(detach_clean=detach_clean), make()
+    with refused(error, message):
+        if way == "backward":
+            smart.backward(model, x, loss, weight=1.0)
+        else:
+            smart.diagnose(model, x, loss=loss, parameters=model.parameters(), samples=1)
