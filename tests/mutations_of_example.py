@@ -63,8 +63,8 @@ EXAMPLE: dict[str, list[tuple[str, ...]]] = {
     ],
     f"{_PACKAGE}/reproduction.py": [
         (
-            "_check_kept(kept, settings, inputs.dataset)",
-            "pass",
+            "_check_kept(kept, settings, inputs)\n",
+            "pass\n",
             "test_reproduction.py::test_records_that_were_made_otherwise_are_refused_before_the_first_run",
         ),
         (

@@ -12,6 +12,7 @@ from minbert_multitask import cli, figures, findings, results_page, smart_diagno
 from minbert_multitask.experiments import EXPERIMENTS, TASKS, select
 from minbert_multitask.protocol import SEEDS, SETTINGS
 from minbert_multitask.results import RunResult, collect
+from minbert_multitask.train import epoch_iterations
 
 from .readme import run_python_blocks
 
@@ -56,6 +57,8 @@ def test_the_committed_runs_are_of_the_protocol(real_runs):
         assert run.data.sizes["sst"] == {"train": 8544, "dev": 1101, "test": 2210}
         assert bool(run.epochs) == (EXPERIMENTS[run.row].update != "none")
         assert {name: run.config[name] for name in vars(SETTINGS)} == {**vars(SETTINGS), "seed": run.seed}
+        expected = epoch_iterations(EXPERIMENTS[run.row], SETTINGS)
+        assert all(epoch.iterations == expected for epoch in run.epochs)
 
 
 def test_the_page_of_results_is_written_from_the_committed_records(real_runs):

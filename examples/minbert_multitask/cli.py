@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if ranks.is_first() or not isinstance(error, ValueError):  # which all ranks come upon
             _print_error(str(error))
         return 2
-    except (MemoryError, torch.cuda.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_memory(error):
+            raise
         smaller = "a smaller --batch-size or fewer --layers or " if hasattr(options, "batch_size") else ""
         _print_error(f"out of memory; choose {smaller}fewer --jobs")
         return 2
@@ -58,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"minbert: interrupted{remedy}", file=sys.stderr)
         return 130
     return 0
+
+
+def _is_of_memory(error: RuntimeError) -> bool:
+    """Returns whether torch has found no memory: of the CPU's it raises a plain RuntimeError."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _print_error(message: str) -> None:
@@ -272,11 +279,12 @@ def _add_settings(parser: argparse.ArgumentParser, *, only: Sequence[str] = tupl
     add("seed", "seed of the data order, the heads, dropout and the surgery's order", type=int)
     add("device", "where to compute", choices=DEVICES)
     add("precision", "bf16 runs the forward under autocast", choices=PRECISIONS)
-    parser.add_argument(
-        "--packed",
-        action="store_true",
-        help="leave padding out of the encoder's work: faster, with other dropout masks",
-    )
+    if "packed" in only:
+        parser.add_argument(
+            "--packed",
+            action="store_true",
+            help="leave padding out of the encoder's work: faster, with other dropout masks",
+        )
     add("eval_batch_size", "examples a batch in evaluation", type=int)
     add("train_eval_size", "train examples of each task that are scored beside dev", type=int)
     add(

@@ -1,4 +1,4 @@
-"""Which runs may stand in one table or figure: those of the same data, weights and settings."""
+"""Which runs may stand in one table or figure: those of the same data, weights, settings and rows."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,9 +57,9 @@ class Comparable:
         """The settings and the seeds in words."""
         config = self.runs[0].config
         longer: dict[int, list[str]] = {}
-        for row in (EXPERIMENTS[row] for row in self.rows if row in EXPERIMENTS):
-            if row.epoch_multiple > 1:
-                longer.setdefault(row.epoch_multiple * config["iterations"], []).append(row.name)
+        for row, (run, *_) in self.rows.items():
+            if run.epochs and run.epochs[0].iterations != config["iterations"]:
+                longer.setdefault(run.epochs[0].iterations, []).append(row)
         more = "; ".join(f"{iterations:,} in {', '.join(rows)}" for iterations, rows in longer.items())
         seeds = sorted({run.seed for run in self.runs})
         parts = [
@@ -76,21 +76,37 @@ class Comparable:
 
 
 def comparable(results: Iterable[RunResult]) -> list[Comparable]:
-    """Splits runs by their data, weights and settings, in the order in which these first appear.
+    """Splits runs by their data, weights, settings and rows, in the order in which these first appear.
+
+    Runs from before a result had its weights' fingerprint and its row's definition go with any of them.
 
     Raises:
         ValueError: If a run lacks a setting, a size or a score that its description needs.
     """
-    found: dict[tuple[object, ...], list[RunResult]] = {}
+    found: dict[tuple[object, ...], list[list[RunResult]]] = {}
     for run in results:
         _check(run)
         # Not the layers asked for, which may be None for all: the weights' description has their number.
         decisive = sorted(run.config.keys() - _NO_MATTER - {"layers"})
         settings = [(name, repr(run.config[name])) for name in decisive if name != "packed"]
         settings.append(("packed", repr(run.config.get("packed", False))))
-        key = (run.data.fingerprint, run.weights, *settings)
-        found.setdefault(key, []).append(run)
-    return [Comparable(tuple(runs)) for runs in found.values()]
+        groups = found.setdefault((run.data.fingerprint, run.weights.name, run.weights.layers, *settings), [])
+        group = next((group for group in groups if all(_go_together(run, other) for other in group)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return [Comparable(tuple(runs)) for groups in found.values() for runs in groups]
+
+
+def _go_together(run: RunResult, other: RunResult) -> bool:
+    """Returns whether two runs are of the same weights and, if of one row, of the same definition of it."""
+    pairs: list[tuple[object, object]] = [(run.weights.fingerprint, other.weights.fingerprint)]
+    if run.row == other.row:
+        pairs.append((run.definition, other.definition))
+        if [epoch.iterations for epoch in run.epochs] != [epoch.iterations for epoch in other.epochs]:
+            return False
+    return all(one == another or not one or not another for one, another in pairs)
 
 
 def repeated_seeds(runs: Sequence[RunResult]) -> list[int]:

@@ -1,7 +1,7 @@
 """The rows of the table: one declaration each. A new row is one more entry of ``EXPERIMENTS``."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 TASKS = ("sst", "qqp", "sts")
 """Sentiment (SST-5), paraphrase (QQP) and similarity (STS-B), in the order of the baseline's updates."""
@@ -59,6 +59,13 @@ class Experiment:
     lr_decay: bool = False
     group: Group = "paper"
 
+    def definition(self) -> dict[str, Any]:
+        """Returns by name what decides the row's results, by which another row of its name is told."""
+        return {name: value for name, value in asdict(self).items() if name not in _SAID}
+
+
+_SAID = ("name", "what", "group")
+"""What is only said of a row."""
 
 _ROWS = (
     Experiment(name="baseline", what="three separate updates an iteration, one a task", update="separate"),

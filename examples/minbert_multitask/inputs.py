@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from . import corpus, hub, weights
@@ -84,3 +85,8 @@ class Inputs:
         tokenizer = Tokenizer.from_pretrained(folder)
         tokens = {key: TokenizedExamples(examples, tokenizer) for key, examples in dataset.examples.items()}
         return cls(data_name=source.name, dataset=dataset, weights=folder, tokenizer=tokenizer, tokens=tokens)
+
+    @cached_property
+    def weights_fingerprint(self) -> str:
+        """A short hash of the weights' files."""
+        return weights.fingerprint(self.weights)

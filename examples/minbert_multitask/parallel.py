@@ -91,7 +91,7 @@ def _run_in_processes(
     for name, value in _KEEP_MEMORY.items():
         os.environ.setdefault(name, value)
     events: Queue[Event | None] = context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes))
     try:
         with (
             _listening(events, bars),

@@ -1,6 +1,6 @@
 """The reproduction's protocol: its schedule, its seeds and the claims it tests, fixed before its runs.
 
-``PROTOCOL.md`` says the same in prose, and why; a test holds the two together.
+``PROTOCOL.md`` says the same in prose, and why; tests hold schedule, seeds and claims together.
 """
 
 from dataclasses import dataclass

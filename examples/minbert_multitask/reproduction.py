@@ -8,7 +8,7 @@ from . import findings, records
 from .best_runs import write_best_predictions
 from .comparable import comparable
 from .data import Dataset
-from .experiments import Experiment
+from .experiments import EXPERIMENTS, Experiment
 from .findings import Finding
 from .inputs import DataSource, Inputs
 from .parallel import run_all
@@ -17,6 +17,7 @@ from .records import Record
 from .results import RunResult
 from .run_folder import PREDICTIONS, RESULT, Job
 from .settings import Settings
+from .train import epoch_iterations
 
 
 def reproduce(
@@ -47,13 +48,13 @@ def reproduce(
 
     Raises:
         ValueError: If the data, a record or a checkpoint is at fault, or a record is of other data, weights
-            or settings than these.
+            or settings than these, or of a row that was another then.
         OSError: If something cannot be written, or a process was killed.
     """
     if runs.resolve() == kept.resolve():
         raise ValueError(f"records must have a folder of their own, got {kept} for the runs too")
     inputs = Inputs.load(source, settings.weights)
-    _check_kept(kept, settings, inputs.dataset)
+    _check_kept(kept, settings, inputs)
     jobs = [
         Job(
             experiment=row,
@@ -75,12 +76,21 @@ def reproduce(
     return conclude(kept, inputs.dataset)
 
 
-def _check_kept(kept: Path, settings: Settings, dataset: Dataset) -> None:
+def _check_kept(kept: Path, settings: Settings, inputs: Inputs) -> None:
     """Refuses records that were not made as the runs to come will be; else hours go by before it shows."""
     for path in sorted(kept.glob(f"*/{RESULT}")):
         result = RunResult.load(path)
         had = {"data": result.data.fingerprint, **result.config}
-        asked = {"data": dataset.fingerprint, **replace(settings, seed=result.seed).what_decides()}
+        asked = {"data": inputs.dataset.fingerprint, **replace(settings, seed=result.seed).what_decides()}
+        if result.weights.fingerprint:
+            had["weights' fingerprint"] = result.weights.fingerprint
+            asked["weights' fingerprint"] = inputs.weights_fingerprint
+        if row := EXPERIMENTS.get(result.row):
+            defined = row.definition()
+            had |= {f"row's {name}": value for name, value in result.definition.items()}
+            asked |= {f"row's {name}": defined.get(name) for name in result.definition}
+            had["iterations in an epoch"] = result.epochs[0].iterations if result.epochs else 0
+            asked["iterations in an epoch"] = epoch_iterations(row, settings)
         for name, value in asked.items():
             if had.get(name) != value:
                 raise ValueError(
@@ -100,8 +110,8 @@ def conclude(kept: Path, dataset: Dataset) -> tuple[list[Record], list[Finding]]
         All records, and the verdicts on the claims.
 
     Raises:
-        ValueError: If there is no record, one is at fault, or they are not all of this data, one schedule and
-            the same weights.
+        ValueError: If there is no record, one is at fault, or they are not all of this data, one schedule,
+            the same weights and one definition of each row.
         OSError: If something cannot be written.
     """
     found = records.load(kept)
@@ -109,8 +119,8 @@ def conclude(kept: Path, dataset: Dataset) -> tuple[list[Record], list[Finding]]
     if groups[1:]:
         odd = groups[1].runs[0]
         raise ValueError(
-            f"{kept} must hold records of one data set, schedule and weights, got others in"
-            f" {odd.row}-{odd.seed}; move them to a folder of their own"
+            f"{kept} must hold records of one data set, schedule, weights and definition of each row, got"
+            f" others in {odd.row}-{odd.seed}; move them to a folder of their own"
         )
     judged = findings.findings(found, dataset)
     findings.save(judged, kept / "findings.json")

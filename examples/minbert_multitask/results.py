@@ -52,10 +52,17 @@ class DataInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsInfo:
-    """The pretrained weights of a run: their name, and how many encoder layers were kept."""
+    """The pretrained weights of a run.
+
+    Attributes:
+        name: Their name.
+        layers: How many encoder layers were kept.
+        fingerprint: A hash of their files; "" in results from before it was taken.
+    """
 
     name: str
     layers: int
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +121,8 @@ class RunResult:
         seconds: Training and scoring, interruptions left out.
         peak_memory_bytes: Of the GPU where there is one, of the process otherwise.
         smart_epsilons: SMART's ε by task, where the row calibrates it.
+        definition: What the row was, as ``Experiment.definition`` says it; empty in results from before it
+            was kept.
     """
 
     row: str
@@ -129,6 +138,7 @@ class RunResult:
     seconds: float
     peak_memory_bytes: int
     smart_epsilons: dict[str, float] = field(default_factory=dict)
+    definition: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Writes the result as JSON; a loss or cosine that is not finite becomes null.

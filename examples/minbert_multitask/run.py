@@ -74,7 +74,11 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
         row=job.experiment.name,
         seed=settings.seed,
         data=DataInfo.of(inputs.data_name, inputs.dataset),
-        weights=WeightsInfo(name=Path(settings.weights).name, layers=encoder.config.num_hidden_layers),
+        weights=WeightsInfo(
+            name=Path(settings.weights).name,
+            layers=encoder.config.num_hidden_layers,
+            fingerprint=inputs.weights_fingerprint,
+        ),
         config=asdict(settings),
         versions=_versions(settings),
         epochs=tuple(trainer.epochs) if trainer else (),
@@ -84,6 +88,7 @@ def run(job: Job, inputs: Inputs, report: Report) -> RunResult:
         seconds=training_seconds,
         peak_memory_bytes=peak,
         smart_epsilons=trainer.task_loss.epsilons if trainer else {},
+        definition=job.experiment.definition(),
     )
     if ranks.is_first():
         for split, predicted in predictions.items():

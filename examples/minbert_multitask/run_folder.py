@@ -124,8 +124,10 @@ class Job:
         """Returns what decides the result, by which a resumed run is recognised."""
         return {
             "row": self.experiment.name,
+            **{f"row's {name}": value for name, value in self.experiment.definition().items()},
             "data": inputs.dataset.fingerprint,
             **self.settings.what_decides(),
+            "weights' fingerprint": inputs.weights_fingerprint,
         }
 
 
@@ -146,6 +148,7 @@ class FinishedRun:
         settings: How it was run, on the device asked for now.
         source: Its data, or other data asked for now.
         fingerprint: What its own data must still have; None where other data is asked for.
+        weights_fingerprint: What the pretrained weights had; "" if that was not kept.
     """
 
     folder: Path
@@ -153,6 +156,7 @@ class FinishedRun:
     settings: Settings
     source: DataSource
     fingerprint: str | None
+    weights_fingerprint: str
 
     @classmethod
     def open(cls, folder: Path, *, device: str, data: Path | None = None) -> "FinishedRun":
@@ -194,6 +198,7 @@ class FinishedRun:
             settings=settings,
             source=source,
             fingerprint=result.data.fingerprint if data is None else None,
+            weights_fingerprint=result.weights.fingerprint,
         )
 
     def predict(self, splits: Sequence[str] = SPLITS) -> tuple[Predictor, Inputs]:
@@ -213,6 +218,11 @@ class FinishedRun:
             raise ValueError(f"{self.folder} has no model; train the row again without --discard-model")
         needed = splits if trained else ("train", *splits)
         inputs = Inputs.load(self.source, source, splits=needed)
+        if not trained and self.weights_fingerprint not in ("", inputs.weights_fingerprint):
+            raise ValueError(
+                f"{self.folder} was made of weights with fingerprint {self.weights_fingerprint}, got"
+                f" {inputs.weights_fingerprint} in {inputs.weights}; put the former weights back"
+            )
         layers = None if trained else self.settings.layers
         model = MultitaskModel(BertModel.from_pretrained(inputs.weights, num_layers=layers), self.experiment)
         model.to(self.settings.torch_device())

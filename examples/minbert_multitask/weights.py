@@ -1,5 +1,6 @@
 """Pretrained weights in the Hugging Face form: a folder with config.json, a vocabulary, model.safetensors."""
 
+import hashlib
 import json
 import re
 import warnings
@@ -87,6 +88,22 @@ def _from_hub(name: str) -> Path:
     raise ValueError(
         f"weights {name!r} on the hub hold neither {' nor '.join(_WEIGHT_FILES)}; choose other weights"
     )
+
+
+def fingerprint(folder: Path) -> str:
+    """Returns a short hash of a folder's files, by which other weights of its name are told.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in ("config.json", *_TOKENIZER_FILES, *_WEIGHT_FILES):
+        if (path := folder / name).is_file():
+            digest.update(f"{name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+    return digest.hexdigest()[:16]
 
 
 def read_config(path: Path) -> dict[str, Any]:

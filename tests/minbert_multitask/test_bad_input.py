@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
 import torch
 from minbert_multitask import __main__, cli, files, parallel
+from minbert_multitask.experiments import EXPERIMENTS
 
 SCHEDULE = ("--epochs", "2", "--iterations", "2", "--batch-size", "4", "--lr", "1e-3", "--probe-every", "0")
 
@@ -278,6 +280,32 @@ def test_resume_with_other_data(place, train):
     assert snapshot(place / "runs") == former
 
 
+def test_resume_of_a_row_that_was_another(place, train, monkeypatch):
+    assert train()[0] == 0
+    former = snapshot(place / "runs")
+    monkeypatch.setitem(EXPERIMENTS, "multitask", replace(EXPERIMENTS["multitask"], what="said otherwise"))
+    assert train("--resume")[0] == 0
+    monkeypatch.setitem(EXPERIMENTS, "multitask", replace(EXPERIMENTS["multitask"], pooling="mean"))
+    assert_refused(train("--resume"), "row's pooling cls, got mean", "choose another --out")
+    assert (
+        snapshot(place / "runs").items() >= {p: c for p, c in former.items() if "multitask" in p.name}.items()
+    )
+
+
+def test_resume_with_other_weights_of_the_same_name(place, train, capsys):
+    assert train()[0] == 0
+    assert train(row="zero-shot")[0] == 0
+    former = snapshot(place / "runs")
+    path = place / "weights" / "model.safetensors"
+    state = {name: 2 * value for name, value in safetensors.torch.load_file(path).items()}
+    safetensors.torch.save_file(state, path)
+    assert_refused(train("--resume"), "weights' fingerprint", "choose another --out")
+    run = place / "runs" / "zero-shot-11711"
+    assert_refused(call(capsys, "evaluate", run), run, "fingerprint", "put the former weights back")
+    assert call(capsys, "evaluate", place / "runs" / "multitask-11711")[0] == 0  # whose model is its own
+    assert snapshot(place / "runs") == former
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\x80\x02}q\x00.", torch.zeros(3).numpy().tobytes()], ids=["empty", "a pickle", "noise"]
 )
@@ -443,3 +471,26 @@ def test_a_damaged_result(place, train, capsys):
     path = place / "runs" / "multitask-11711" / "result.json"
     edit(path, lambda content: content[:-10])
     assert_refused(call(capsys, "table", place / "runs"), path, "truncated")
+
+
+def no_memory_on_the_cpu(*_, **__):
+    torch.empty(1 << 60)
+
+
+def no_memory_of_python(*_, **__):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("fail", [no_memory_on_the_cpu, no_memory_of_python])
+def test_without_memory(train, monkeypatch, fail):
+    monkeypatch.setattr(parallel, "run", fail)
+    assert_refused(train(), "out of memory; choose a smaller --batch-size or fewer --layers or fewer --jobs")
+
+
+def test_an_error_of_the_program_itself_is_not_taken_for_one_of_the_user(train, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(parallel, "run", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        train()

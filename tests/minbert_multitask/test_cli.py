@@ -117,7 +117,8 @@ def test_a_folder_of_prediction_files_is_scored_too(call, tmp_path, small_data):
     assert call("evaluate", tmp_path / "elsewhere", "--data", small_data).out.splitlines()[1:] == own
 
 
-def test_two_processes_give_what_one_gives(call, tmp_path):
+def test_two_processes_give_what_one_gives(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
     call("train", "gse", "smart", "zero-shot")
     (tmp_path / "runs").rename(tmp_path / "one")
     call("train", "gse", "smart", "zero-shot", "--jobs", 2)
@@ -125,6 +126,11 @@ def test_two_processes_give_what_one_gives(call, tmp_path):
         for file in PREDICTION_FILES:
             ours = (tmp_path / "runs" / name / "predictions" / file).read_bytes()
             assert ours == (tmp_path / "one" / name / "predictions" / file).read_bytes()
+        devices = [
+            RunResult.load(tmp_path / out / name / "result.json").versions["device"]
+            for out in ("one", "runs")
+        ]
+        assert devices[0] == devices[1]  # as many threads, if fewer were asked for than there are cores
 
 
 def test_a_finished_run_is_left_as_it_is_by_resume(call, tmp_path):

@@ -44,6 +44,15 @@ def test_the_protocol_says_in_prose_what_it_says_in_code():
     assert f"of {len(CLAIMS)} claims" in PROSE
 
 
+def test_every_claim_stands_in_the_protocol_with_its_rows_score_and_direction():
+    said = re.findall(r"^\| (.+) \| `(\S+)` - `(\S+)` \| (\w+) \| (above|below) 0 \|$", PROSE, re.MULTILINE)
+    sides = {1: "above", -1: "below"}
+    assert said == [(c.text, c.row, c.reference, c.metric, sides[c.sign]) for c in CLAIMS]
+    assert [claim.in_paper for claim in CLAIMS] == [True] * 11 + [False] * (len(CLAIMS) - 11)
+    sharing = sum("multitask" in (claim.row, claim.reference) for claim in CLAIMS)
+    assert f"as {sharing} share `multitask`" in PROSE
+
+
 def test_the_protocol_has_what_was_asked_of_it():
     assert SETTINGS.layers is None
     assert SETTINGS.epochs * SETTINGS.iterations >= 300
@@ -340,12 +349,44 @@ def test_records_that_were_made_otherwise_are_refused_before_the_first_run(
         run(seeds=(1,), rows=("gs",))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: {"definition": {**r.definition, "pooling": "mean"}}, "row's pooling mean, got cls"),
+        (lambda r: {"definition": {**r.definition, "gone": 3}}, "row's gone 3, got None"),
+        (
+            lambda r: {"definition": {}, "epochs": tuple(replace(e, iterations=9) for e in r.epochs)},
+            "iterations in an epoch 9, got ",
+        ),
+        (lambda r: {"weights": replace(r.weights, fingerprint="0a")}, "weights' fingerprint 0a, got "),
+        (lambda r: {"definition": {}, "weights": replace(r.weights, fingerprint="")}, None),
+    ],
+)
+def test_records_of_another_row_of_the_name_or_other_weights_are_refused(run, change, message):
+    """Records from before these were kept are taken for what their iterations say."""
+    (record,) = run(seeds=(1,), rows=("gs",))
+    replace(record.result, **change(record.result)).save(record.folder / "result.json")
+    if message is None:
+        assert len(run(seeds=(1,), rows=("gs", "multitask"))) == 2
+        return
+    with pytest.raises(ValueError, match=re.escape(f"gs-1 is a record with {message}")):
+        run(seeds=(1,), rows=("gs",))
+
+
+def test_records_of_two_definitions_of_a_row_are_not_judged_together(run, tmp_path, small_inputs):
+    *_, last = run(seeds=(1, 2), rows=("gs",))
+    other = replace(last.result, definition={**last.result.definition, "pooling": "max"})
+    other.save(last.folder / "result.json")
+    with pytest.raises(ValueError, match="and definition of each row, got others in gs-2"):
+        reproduction.conclude(tmp_path / "kept", small_inputs.dataset)
+
+
 def test_records_of_two_schedules_are_not_judged_together(run, tmp_path, small_inputs):
     first, _ = run(seeds=(1,), rows=("gs", "gse"))
     other = replace(first.result, config={**first.result.config, "lr": 0.5})
     other.save(first.folder / "result.json")
     with pytest.raises(
-        ValueError, match="must hold records of one data set, schedule and weights, got others in"
+        ValueError, match="must hold records of one data set, schedule, weights and definition of each row"
     ):
         reproduction.conclude(tmp_path / "kept", small_inputs.dataset)
 

@@ -5,6 +5,7 @@ import statistics
 from dataclasses import replace
 
 import pytest
+from minbert_multitask.comparable import comparable
 from minbert_multitask.evaluate import Score
 from minbert_multitask.experiments import EXPERIMENTS
 from minbert_multitask.table import PAPER, PAPER_TEST, markdown_table, text_table
@@ -137,6 +138,24 @@ def test_what_is_not_comparable_stands_in_a_table_of_its_own(table, other):
     heads = [part.splitlines()[:5] for part in (first, second)]
     assert str(next(iter(other.values()))) in " ".join(heads[1])
     assert heads[0] != heads[1]
+
+
+def test_runs_of_two_definitions_of_a_row_or_of_two_weights_are_not_one_row():
+    first, same, older = (replace(run("gs", seed=seed), definition={"pooling": "cls"}) for seed in (1, 2, 3))
+    older = replace(older, definition={})
+    assert len(comparable([first, same, older, run("gse")])) == 1
+    assert len(comparable([first, replace(same, definition={"pooling": "mean"})])) == 2
+    assert len(comparable([older, replace(first, epochs=run("gs", iterations=21).epochs)])) == 2
+    weights = [replace(first.weights, fingerprint=fingerprint) for fingerprint in ("0a", "0b", "")]
+    one, other, unknown = (replace(r, weights=w) for r, w in zip((first, same, older), weights, strict=True))
+    assert [len(group.runs) for group in comparable([one, other, unknown])] == [2, 1]
+    assert len(comparable([one, replace(run("gse"), weights=weights[1])])) == 2
+
+
+def test_the_schedule_says_how_long_the_runs_were_and_not_how_long_they_would_be():
+    long = replace(run("gs"), epochs=run("gs", iterations=140).epochs)
+    (group,) = comparable([long, run("gse-3x"), run("multitask")])
+    assert "20 iterations (140 in gs; 60 in gse-3x)" in group.schedule_text
 
 
 def test_settings_that_decide_no_score_do_not_split_a_table():
