@@ -29,7 +29,7 @@ class IMTLG(GradientSurgery):
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Returns the weights, whose sum is T, or 0."""
-        return imtlg_weights(gramian)
+        return imtlg_weights(gramian, self.rounding)
 
 
 class ConFIG(GradientSurgery):
@@ -45,7 +45,7 @@ class ConFIG(GradientSurgery):
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Returns the weights; some may be negative."""
-        return config_weights(gramian)
+        return config_weights(gramian, self.rounding)
 
 
 class AlignedMTL(GradientSurgery):
@@ -74,42 +74,42 @@ class AlignedMTL(GradientSurgery):
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Returns the weights; some may be negative."""
-        return aligned_weights(gramian, self.scale_mode)
+        return aligned_weights(gramian, self.scale_mode, self.rounding)
 
 
-def imtlg_weights(gramian: Tensor) -> Tensor:
+def imtlg_weights(gramian: Tensor, rounding: float = EPSILON) -> Tensor:
     """Returns the weights ``(T,)`` of equal projections, whose sum is T."""
-    return solve_on_host(gramian, _impartial)
+    return solve_on_host(gramian, partial(_impartial, rounding=rounding))
 
 
-def config_weights(gramian: Tensor) -> Tensor:
+def config_weights(gramian: Tensor, rounding: float = EPSILON) -> Tensor:
     """Returns the weights ``(T,)`` of ConFIG's update."""
-    return solve_on_host(gramian, _conflict_free)
+    return solve_on_host(gramian, partial(_conflict_free, rounding=rounding))
 
 
-def aligned_weights(gramian: Tensor, scale_mode: ScaleMode) -> Tensor:
+def aligned_weights(gramian: Tensor, scale_mode: ScaleMode, rounding: float = EPSILON) -> Tensor:
     """Returns the weights ``(T,)`` of the sum of the aligned gradients."""
-    return solve_on_host(gramian, partial(_aligned, scale_mode=scale_mode))
+    return solve_on_host(gramian, partial(_aligned, scale_mode=scale_mode, rounding=rounding))
 
 
-def _impartial(cosines: Tensor, lengths: Tensor) -> Tensor:
-    alpha = equiangular(cosines) / lengths
+def _impartial(cosines: Tensor, lengths: Tensor, rounding: float) -> Tensor:
+    alpha = equiangular(cosines, rounding) / lengths
     total = alpha.sum()
-    if total.abs() <= 8 * len(alpha) * EPSILON * alpha.abs().sum():
+    if total.abs() <= 8 * len(alpha) * rounding * alpha.abs().sum():
         return alpha * 0
     return len(alpha) * alpha / total
 
 
-def _conflict_free(cosines: Tensor, lengths: Tensor) -> Tensor:
-    y = equiangular(cosines)
+def _conflict_free(cosines: Tensor, lengths: Tensor, rounding: float) -> Tensor:
+    y = equiangular(cosines, rounding)
     products = cosines @ y
     square = y @ products
     return y / lengths * ((lengths @ products) / square if square > 0 else 0.0)
 
 
-def _aligned(cosines: Tensor, lengths: Tensor, scale_mode: ScaleMode) -> Tensor:
+def _aligned(cosines: Tensor, lengths: Tensor, scale_mode: ScaleMode, rounding: float) -> Tensor:
     # Singular values, for their squares would be lost in rounding from lengths apart by 1e8 on.
-    _, sigma, vectors = torch.linalg.svd(factor(cosines) * lengths, full_matrices=False)
+    _, sigma, vectors = torch.linalg.svd(factor(cosines, rounding) * lengths, full_matrices=False)
     kept = sigma > len(lengths) * EPSILON * sigma[0]
     sigma, vectors = sigma[kept], vectors[kept]
     squares = sigma.square()

@@ -68,7 +68,8 @@ class DWA:
     In epoch t, task k's loss is multiplied by ``K exp(r_k / τ) / Σ_i exp(r_i / τ)``, with r_k its mean loss
     in epoch t - 1 over that in epoch t - 2. A task without both, such as each in the first two epochs, keeps
     weight 1, and K counts the others. Losses that are not finite enter no mean. Each rank goes by its own
-    losses.
+    losses. Each call of a callable counts, so that inside ``GSE``, which evaluates it again after the first
+    update, the mean is of both values.
 
     .. code-block:: python
 

@@ -62,8 +62,8 @@ class NashMTL(GradientSurgery):
             return weights
         self._uses[self.part] = uses + 1
         held = [solution.get(task, 0.0) for task in self.tasks]
-        weights = torch.tensor(held, dtype=gramian.dtype, device="cpu")
-        return weights.to(gramian.device, non_blocking=True)
+        weights = torch.tensor(held, dtype=gramian.dtype, device="cpu").to(gramian.device, non_blocking=True)
+        return weights.where((gramian.diagonal() != 0).sum() > 1, 1.0)  # of whom none is left to bargain with
 
     def method_state(self) -> dict[str, Any]:
         """Returns the last solutions and how often they were used, by surgery."""

@@ -1,9 +1,11 @@
 """Methods that project onto the cone of the directions in conflict with no task: UPGrad, DualProj."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from .gramians import factor, solve_on_host
+from .gramians import EPSILON, factor, solve_on_host
 from .least_squares import nonnegative_least_squares
 from .optimizer import GradientSurgery
 
@@ -21,7 +23,7 @@ class UPGrad(GradientSurgery):
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Returns the weights, each at least 1."""
-        return upgrad_weights(gramian)
+        return upgrad_weights(gramian, self.rounding)
 
 
 class DualProj(GradientSurgery):
@@ -34,25 +36,38 @@ class DualProj(GradientSurgery):
 
     def weights(self, gramian: Tensor) -> Tensor:
         """Returns the weights, each at least 1."""
-        return dualproj_weights(gramian)
+        return dualproj_weights(gramian, self.rounding)
 
 
-def upgrad_weights(gramian: Tensor) -> Tensor:
+def upgrad_weights(gramian: Tensor, rounding: float = EPSILON) -> Tensor:
     """Returns the weights ``(T,)`` of the sum of the projected gradients."""
-    return solve_on_host(gramian, _projections)
+    return solve_on_host(gramian, partial(_projections, rounding=rounding))
 
 
-def dualproj_weights(gramian: Tensor) -> Tensor:
+def dualproj_weights(gramian: Tensor, rounding: float = EPSILON) -> Tensor:
     """Returns the weights ``(T,)`` of the projected sum of the gradients."""
-    return solve_on_host(gramian, _projection)
+    return solve_on_host(gramian, partial(_projection, rounding=rounding))
 
 
-def _projections(cosines: Tensor, lengths: Tensor) -> Tensor:
+def _projections(cosines: Tensor, lengths: Tensor, rounding: float) -> Tensor:
     units = factor(cosines)
-    added = torch.stack([nonnegative_least_squares(units, -unit) for unit in units.unbind(1)])
+    added = torch.stack([_added(units, unit, rounding) for unit in units.unbind(1)])
     return 1 + (lengths @ added) / lengths
 
 
-def _projection(cosines: Tensor, lengths: Tensor) -> Tensor:
+def _projection(cosines: Tensor, lengths: Tensor, rounding: float) -> Tensor:
     units = factor(cosines)
-    return 1 + nonnegative_least_squares(units, -units @ lengths, size=lengths.sum()) / lengths
+    return 1 + _added(units, units @ lengths, rounding) / lengths
+
+
+def _added(units: Tensor, vector: Tensor, rounding: float) -> Tensor:
+    """Returns the v ≥ 0 ``(T,)`` of the ``vector + units v`` that conflicts with no unit gradient.
+
+    Gradients that are opposite but for rounding would need a v without end to cancel what is not there. A
+    term ``T rounding ‖v‖²`` in the square to be minimised keeps the update no longer than the vector, and
+    lets it conflict by as little as a product is uncertain anyway.
+    """
+    tasks = units.shape[1]
+    ridge = (tasks * rounding) ** 0.5 * torch.eye(tasks, dtype=units.dtype, device=units.device)
+    target = torch.cat([-vector, torch.zeros_like(ridge[0])])
+    return nonnegative_least_squares(torch.cat([units, ridge]), target)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .optimizer import GradientSurgery
+from .options import Reduction
 
 
 class Sum(GradientSurgery):
@@ -22,10 +23,18 @@ class Sum(GradientSurgery):
 
 
 class Mean(Sum):
-    """The mean of the gradients: :class:`Sum` with ``reduction="mean"``. Nothing waits for the device."""
+    """The mean of the gradients: :class:`Sum` with ``reduction="mean"``. Nothing waits for the device.
 
-    def __init__(self, optimizer: Optimizer, **options: Any) -> None:
-        super().__init__(optimizer, reduction="mean", **options)
+    The arguments are those of :class:`GradientSurgery`.
+
+    Raises:
+        ValueError: If ``reduction`` is another.
+    """
+
+    def __init__(self, optimizer: Optimizer, *, reduction: Reduction = "mean", **options: Any) -> None:
+        if reduction != "mean":
+            raise ValueError(f"reduction must be 'mean' for Mean, got {reduction!r}: take Sum")
+        super().__init__(optimizer, reduction=reduction, **options)
 
 
 class Constant(Sum):

@@ -1,11 +1,22 @@
 """What the methods that solve a small problem on the host have in common: cosines, lengths, factors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 EPSILON = torch.finfo(torch.float64).eps
+_SINGLE = torch.finfo(torch.float32).eps
+
+
+def rounding_of(dtypes: Iterable[torch.dtype]) -> float:
+    """Returns what gradients of these dtypes leave uncertain of a cosine between two of them.
+
+    Products of float64 are multiplied in float64, of all others in float32 at least. Two gradients that are
+    one but for the rounding of their numbers, by u each, have a cosine of ``1 - u²``.
+    """
+    found = [torch.finfo(dtype).eps for dtype in dtypes]
+    return max([EPSILON, *(max(_SINGLE, eps**2) for eps in found if eps > EPSILON)])
 
 
 def solve_on_host(gramian: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -32,25 +43,25 @@ def solve_on_host(gramian: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) ->
     return weights.to(gramian.device)
 
 
-def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def spectrum(matrix: Tensor, rounding: float = EPSILON) -> tuple[Tensor, Tensor]:
     """Returns the r eigenvalues that are more than rounding, ascending, and their vectors, ``(T, r)``."""
     values, vectors = torch.linalg.eigh(matrix)
-    kept = values > len(matrix) * EPSILON * values[-1]
+    kept = values > len(matrix) * rounding * values[-1]
     return values[kept], vectors[:, kept]
 
 
-def factor(matrix: Tensor) -> Tensor:
+def factor(matrix: Tensor, rounding: float = EPSILON) -> Tensor:
     """Returns A ``(r, T)`` with ``AᵀA`` the matrix: vectors in r dimensions with its inner products."""
-    values, vectors = spectrum(matrix)
+    values, vectors = spectrum(matrix, rounding)
     return (vectors * values.sqrt()).T
 
 
-def equiangular(cosines: Tensor) -> Tensor:
+def equiangular(cosines: Tensor, rounding: float = EPSILON) -> Tensor:
     """Returns the weights of the unit gradients in the vector whose product with each of them is 1.
 
     Where there is no such vector, as for opposite gradients, it comes closest to it; 0 if none comes closer.
     """
-    values, vectors = spectrum(cosines)
+    values, vectors = spectrum(cosines, rounding)
     shares = vectors.sum(0)
-    shares = shares.where(shares.abs() > 4 * len(cosines) * EPSILON, 0.0)
+    shares = shares.where(shares.abs() > 4 * len(cosines) * rounding, 0.0)
     return vectors @ (shares / values)

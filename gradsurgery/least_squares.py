@@ -6,16 +6,14 @@ from torch import Tensor
 from .gramians import EPSILON
 
 
-def nonnegative_least_squares(A: Tensor, target: Tensor, *, size: Tensor | None = None) -> Tensor:
+def nonnegative_least_squares(A: Tensor, target: Tensor) -> Tensor:
     """Returns the x ≥ 0 ``(T,)`` that minimises ``‖A x − target‖``, algorithm NNLS.
 
     Args:
         A: ``(r, T)``. The size of a column does not matter.
         target: ``(r,)``.
-        size: Of what the target is the sum of, where that nearly cancels: rounding is measured by it, and a
-            column that rounding alone lets in may depend on the others. By default the target's length.
     """
-    size = torch.linalg.vector_norm(target) if size is None else size
+    size = torch.linalg.vector_norm(target)
     sizes: Tensor = torch.linalg.vector_norm(A, dim=0)
     sizes = sizes.where(sizes > 0, 1.0)
     A = A / sizes

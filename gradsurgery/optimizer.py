@@ -13,6 +13,8 @@ from . import ddp, distributed, sharding
 from .breakdown import Breakdown, checked_breakdown, divide
 from .conflicts import ConflictReport, add_up, report_on
 from .gradients import Row, TaskGradients
+from .gramians import EPSILON, rounding_of
+from .graphs import SharedOutputs
 from .options import (
     Granularity,
     NonFinite,
@@ -80,6 +82,8 @@ class GradientSurgery(OptimizerWrapper):
             a step and come back, at another place.
         part: For :meth:`weights`: which surgery of the step this is. 0, or the index of the parameter group
             or of the parameter, by granularity.
+        rounding: For :meth:`weights`: how much of a cosine between two of these gradients is rounding, by
+            their dtypes; 2.2e-16 of float64, 1.2e-7 of float32.
 
     Raises:
         TypeError: If ``optimizer`` is not an optimizer, or ``scope`` holds what is no parameter.
@@ -116,8 +120,10 @@ class GradientSurgery(OptimizerWrapper):
         self.conflicts: ConflictReport | None = None
         self.tasks: tuple[str, ...] = ()
         self.part = 0
+        self.rounding = EPSILON
         self._gradients = TaskGradients()
         self._operated = False
+        self._outputs = SharedOutputs()
         self._replicas = Replicas(process_group, check_every)
 
     def weights(self, gramian: Tensor) -> Tensor:
@@ -225,17 +231,20 @@ class GradientSurgery(OptimizerWrapper):
         hooks = not distributed.is_on() or any(map(sharding.is_sharded, parameters))
         ranks = distributed.members(self.process_group)
         finite = self._finite(accumulate=accumulate)
+        look = None if self._outputs.is_done or self.scope != "shared" else self._outputs.look
         with gradients_set_aside(parameters), ddp.unsynchronized(ranks):
             for name, task in tasks.items():
                 pending -= isinstance(task, Tensor)
                 values[name] = differentiate(
-                    name, task, parameters, finite=finite, retain_graph=pending > 0, hooks=hooks
+                    name, task, parameters, finite=finite, retain_graph=pending > 0, hooks=hooks, look=look
                 )
                 gradients.take(name, parameters)
                 if means:
                     means.begin(name, gradients.rows[name])
         if means:
             means.finish(gradients.rows)
+        if look and not accumulate and len(gradients.rows) > 1:
+            self._outputs.conclude(gradients.rows, stacklevel=4)
         if not accumulate:
             gradients.check_reach()
         self._gradients = gradients
@@ -259,6 +268,7 @@ class GradientSurgery(OptimizerWrapper):
         gramians, weights = [], []
         for (index, parameters), by_part in zip(surgeries, found, strict=True):
             self.part = index
+            self.rounding = rounding_of({p.dtype for p in parameters})
             scale = scale.to(next(iter(by_part.values())).device, non_blocking=True)
             gramians.append({name: g * scale * scale.unsqueeze(1) for name, g in by_part.items()})
             weights.append(self._checked_weights(add_up(gramians[-1].values())) * share)

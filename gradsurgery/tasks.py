@@ -7,6 +7,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .graphs import refuse_reentrant_checkpoint
+
 Task: TypeAlias = Tensor | Callable[[], Tensor | None]
 """A loss, one number, or a callable that returns one, or that back-propagates by itself and returns None."""
 
@@ -72,6 +74,7 @@ def differentiate(
     finite: Callable[[Tensor], bool] | None = None,
     retain_graph: bool = False,
     hooks: bool = True,
+    look: Callable[[str, Tensor], None] | None = None,
 ) -> Tensor | None:
     """Adds the gradient of one task to the parameters' ``.grad``.
 
@@ -83,6 +86,7 @@ def differentiate(
         retain_graph: Whether the graph of a loss is needed again; that of a callable never is.
         hooks: Whether hooks that wait for gradients to be accumulated may run, those of a
             ``DistributedDataParallel`` whose forward is past among them; without, ``.grad`` must be None.
+        look: Is shown the name and the loss before its graph is freed.
 
     Returns:
         The loss, detached; None if a callable returned None.
@@ -97,8 +101,10 @@ def differentiate(
         if loss is None:
             return None
         _check_loss(name, loss, finite)
+        if look:
+            look(name, loss)
         if isinstance(task, Tensor) and not hooks:
-            _refuse_reentrant_checkpoint(name, loss)
+            refuse_reentrant_checkpoint(name, loss)
             reachable = [p for p in parameters if p.requires_grad]
             gradients = torch.autograd.grad(loss, reachable, retain_graph=retain_graph, allow_unused=True)
             _refuse_backward_inside(name, parameters)
@@ -171,23 +177,6 @@ def _check_loss(name: str, loss: object, finite: Callable[[Tensor], bool] | None
             f"the loss of task {name!r} must be finite, got {got}: look into its forward, or take"
             " nonfinite='pass' to let a GradScaler skip the step"
         )
-
-
-def _refuse_reentrant_checkpoint(name: str, loss: Tensor) -> None:
-    """Refuses what would be left out: what such a checkpoint calls shows in no graph but its own."""
-    nodes = [loss.grad_fn]
-    seen = set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name() == "CheckpointFunctionBackward":
-            raise ValueError(
-                f"the loss of task {name!r} must have no reentrant checkpoint in its graph, got one, whose"
-                " gradients only a backward into .grad finds: pass use_reentrant=False to checkpoint()"
-            )
-        nodes += [following for following, _ in node.next_functions]
 
 
 def _refuse_backward_inside(name: str, parameters: Sequence[Tensor]) -> None:

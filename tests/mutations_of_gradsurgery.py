@@ -52,7 +52,7 @@ GRADSURGERY: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradsurgery/tasks.py": [
         (
-            "_refuse_reentrant_checkpoint(name, loss)",
+            "refuse_reentrant_checkpoint(name, loss)",
             "pass",
             "test_diagnosis.py::test_what_lies_below_a_checkpoint_is_seen_or_refused",
         ),

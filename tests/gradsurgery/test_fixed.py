@@ -58,6 +58,13 @@ def test_random_weights_are_drawn_anew_and_fair():
     assert (drawn.mean(0) - 1).abs().max() < 0.06  # three to four standard errors
 
 
+def test_the_mean_takes_the_options_of_all_and_no_other_reduction():
+    rows = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+    assert torch.equal(operate(Mean, rows, reduction="mean")[0], operate(Mean, rows)[0])
+    with pytest.raises(ValueError, match="reduction must be 'mean' for Mean, got 'sum': take Sum"):
+        operate(Mean, rows, reduction="sum")
+
+
 def test_constant_weights_must_be_given():
     with pytest.raises(TypeError, match="task_weights"):
         operate(Constant, torch.eye(2))
