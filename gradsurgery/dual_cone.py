@@ -9,6 +9,8 @@ from .gramians import EPSILON, factor, solve_on_host
 from .least_squares import nonnegative_least_squares
 from .optimizer import GradientSurgery
 
+_PROXIMAL_STEPS = 3
+
 
 class UPGrad(GradientSurgery):
     """Unconflicting projection of gradients (Quinton and Rey 2024, arXiv 2406.16232).
@@ -63,11 +65,13 @@ def _projection(cosines: Tensor, lengths: Tensor, rounding: float) -> Tensor:
 def _added(units: Tensor, vector: Tensor, rounding: float) -> Tensor:
     """Returns the v ≥ 0 ``(T,)`` of the ``vector + units v`` that conflicts with no unit gradient.
 
-    Gradients that are opposite but for rounding would need a v without end to cancel what is not there. A
-    term ``T rounding ‖v‖²`` in the square to be minimised keeps the update no longer than the vector, and
-    lets it conflict by as little as a product is uncertain anyway.
+    Gradients that are opposite but for rounding would need a v without end to cancel what is not there. So
+    each of a few minimisations of the square has a term ``rounding ‖v - v'‖²``, with v' the last one's v: the
+    update never becomes longer than the vector, and where gradients are farther apart the steps converge.
     """
-    tasks = units.shape[1]
-    ridge = (tasks * rounding) ** 0.5 * torch.eye(tasks, dtype=units.dtype, device=units.device)
-    target = torch.cat([-vector, torch.zeros_like(ridge[0])])
-    return nonnegative_least_squares(torch.cat([units, ridge]), target)
+    root = rounding**0.5
+    damped = torch.cat([units, root * torch.eye(units.shape[1], dtype=units.dtype, device=units.device)])
+    v = torch.zeros_like(damped[0])
+    for _ in range(_PROXIMAL_STEPS):
+        v = nonnegative_least_squares(damped, torch.cat([-vector, root * v]))
+    return v

@@ -46,7 +46,8 @@ def solve_on_host(gramian: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) ->
 def spectrum(matrix: Tensor, rounding: float = EPSILON) -> tuple[Tensor, Tensor]:
     """Returns the r eigenvalues that are more than rounding, ascending, and their vectors, ``(T, r)``."""
     values, vectors = torch.linalg.eigh(matrix)
-    kept = values > len(matrix) * rounding * values[-1]
+    # Entries uncertain by that much leave an eigenvalue uncertain by T times as much; eigh, by its own size.
+    kept = values > len(matrix) * max(rounding, EPSILON * float(values[-1]))
     return values[kept], vectors[:, kept]
 
 
@@ -63,5 +64,5 @@ def equiangular(cosines: Tensor, rounding: float = EPSILON) -> Tensor:
     """
     values, vectors = spectrum(cosines, rounding)
     shares = vectors.sum(0)
-    shares = shares.where(shares.abs() > 4 * len(cosines) * rounding, 0.0)
+    shares = shares.where(shares.abs() > 4 * max(rounding, len(cosines) * EPSILON), 0.0)
     return vectors @ (shares / values)

@@ -59,7 +59,7 @@ class SharedOutputs:
             stacklevel: As of ``warnings.warn``, seen from here.
         """
         for (first, outputs), (name, found) in combinations(self._used.items(), 2):
-            if (different := outputs ^ found) and (count := _zero_filled(rows)):
+            if (different := outputs ^ found) and (count := _zero_filled(rows[first], rows[name])):
                 kinds = sorted({_ZEROS[kind] for kind, _ in different})
                 warnings.warn(
                     f"tasks {first!r} and {name!r} use different outputs of {' and of '.join(kinds)}, whose"
@@ -71,12 +71,13 @@ class SharedOutputs:
         self._used, self.is_done = {}, True
 
 
-def _zero_filled(rows: Mapping[str, Mapping[Tensor, Tensor]]) -> int:
-    """Returns how many parameters have a gradient of one task, and zeros of another that has others."""
-    found = [{p: bool(sharding.local(g).any()) for p, g in row.items()} for row in rows.values()]
-    found = [is_there for is_there in found if any(is_there.values())]
-    parameters = {p for is_there in found for p in is_there}
-    return sum(len({is_there[p] for is_there in found if p in is_there}) == 2 for p in parameters)
+def _zero_filled(one: Mapping[Tensor, Tensor], other: Mapping[Tensor, Tensor]) -> int:
+    """Returns how many parameters have zeros of one task alone; 0 if none has a gradient of both.
+
+    A task that is zero wherever the other reaches is another case: its head outside may begin at zero.
+    """
+    found = [[bool(sharding.local(row[p]).any()) for row in (one, other)] for p in one if p in other]
+    return sum(map(any, found)) - found.count([True, True]) if [True, True] in found else 0
 
 
 def _edges(loss: Tensor) -> Iterator[tuple[_Node, int]]:

@@ -83,7 +83,7 @@ class GradientSurgery(OptimizerWrapper):
         part: For :meth:`weights`: which surgery of the step this is. 0, or the index of the parameter group
             or of the parameter, by granularity.
         rounding: For :meth:`weights`: how much of a cosine between two of these gradients is rounding, by
-            their dtypes; 2.2e-16 of float64, 1.2e-7 of float32.
+            their dtypes; 2.2e-16 of float64, 1.2e-7 of float32, 9.5e-7 of float16, 6.1e-5 of bfloat16.
 
     Raises:
         TypeError: If ``optimizer`` is not an optimizer, or ``scope`` holds what is no parameter.

@@ -14,14 +14,19 @@ FILES: dict[str, list[tuple[str, ...]]] = {
     ],
     f"{_PACKAGE}/run_folder.py": [
         (  # another row of the name goes on
-            "for name, value in self.experiment.definition().items()}",
-            "for name, value in ()}",
+            "for key, (was, now) in self.experiment.changed(had).items():",
+            "for key, (was, now) in ():",
             "test_bad_input.py::test_resume_of_a_row_that_was_another",
         ),
         (
             '            "weights\' fingerprint": inputs.weights_fingerprint,\n',
             "",
             "test_bad_input.py::test_resume_with_other_weights_of_the_same_name",
+        ),
+        (
+            "for name, (was, now) in experiment.changed(result.definition).items():",
+            "for name, (was, now) in ():",
+            "test_bad_input.py::test_resume_of_a_row_that_was_another",
         ),
         (
             'if not trained and self.weights_fingerprint not in ("", inputs.weights_fingerprint):',
@@ -44,8 +49,8 @@ FILES: dict[str, list[tuple[str, ...]]] = {
     ],
     f"{_PACKAGE}/reproduction.py": [
         (
-            "for name in result.definition}",
-            "for name in ()}",
+            "in row.changed(result.definition).items():",
+            "in ():",
             "test_reproduction.py::test_records_of_another_row_of_the_name_or_other_weights_are_refused",
         ),
     ],

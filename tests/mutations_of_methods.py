@@ -23,12 +23,12 @@ METHODS: dict[str, list[tuple[str, ...]]] = {
             "test_gramians.py::test_the_problem_is_of_cosines_and_of_lengths_up_to_one",
         ),
         (
-            "kept = values > len(matrix) * rounding * values[-1]",
+            "kept = values > len(matrix) * max(rounding, EPSILON * float(values[-1]))",
             "kept = values > 0",
             "test_gramians.py::test_factors_have_the_inner_products_of_the_matrix_and_no_more_rows_than_its_rank",
         ),
         (
-            "shares.where(shares.abs() > 4 * len(cosines) * rounding, 0.0)",
+            "shares.where(shares.abs() > 4 * max(rounding, len(cosines) * EPSILON), 0.0)",
             "shares",
             "test_alignment.py::test_where_gradients_can_only_cancel_there_is_no_update",
         ),
@@ -41,7 +41,12 @@ METHODS: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradsurgery/graphs.py": [
         (
-            "and (count := _zero_filled(rows))",
+            "if [True, True] in found else 0",
+            "",
+            "test_compile.py::test_a_head_outside_that_begins_at_zero_is_not_warned_of",
+        ),
+        (
+            "and (count := _zero_filled(rows[first], rows[name]))",
             "and (count := len(rows))",
             "test_compile.py::test_compiled_losses_of_what_is_all_shared_are_not_warned_of",
         ),
@@ -117,8 +122,8 @@ METHODS: dict[str, list[tuple[str, ...]]] = {
     ],
     "gradsurgery/dual_cone.py": [
         (
-            "target = torch.cat([-vector,",
-            "target = torch.cat([vector,",
+            "torch.cat([-vector, root * v])",
+            "torch.cat([vector, root * v])",
             "test_dual_cone.py::test_upgrad_conflicts_with_no_task_and_takes_nothing_away",
         ),
         (
@@ -131,9 +136,14 @@ METHODS: dict[str, list[tuple[str, ...]]] = {
             "_added(units, units.sum(1), rounding)",
             "test_dual_cone.py::test_dualproj_is_the_projected_sum_of_the_gradients",
         ),
+        (  # one step, whose ridge is felt at half a degree
+            "_PROXIMAL_STEPS = 3",
+            "_PROXIMAL_STEPS = 1",
+            "test_rounded_gradients.py::test_an_angle_of_half_a_degree_is_no_rounding_in_float32",
+        ),
         (
-            "ridge = (tasks * rounding) ** 0.5 *",
-            "ridge = 0 *",
+            "root = rounding**0.5",
+            "root = 0.0",
             "test_rounded_gradients.py::test_float32_gives_what_float64_gives",
             "test_rounded_gradients.py::test_a_projection_is_no_longer_than_the_gradients_and_conflicts_with_none",
         ),

@@ -41,6 +41,11 @@ RANKS: dict[str, list[tuple[str, ...]]] = {
             "            pass",
             "test_lost_ranks.py::test_the_others_name_the_rank_that_has_ended",
         ),
+        (  # who ends without a word is waited for
+            '    except SystemExit:\n        _exchange_notes(store, "", seconds=0)',
+            "    except SystemExit:\n        pass",
+            "test_lost_ranks.py::test_what_the_first_rank_refuses_is_said_by_it_alone_and_at_once",
+        ),
         (  # the first rank, stopping for a reason of its own, lets nobody read it
             "    if keeps_it:\n        seconds = _GRACE\n",
             "",

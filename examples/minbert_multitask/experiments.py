@@ -1,6 +1,7 @@
 """The rows of the table: one declaration each. A new row is one more entry of ``EXPERIMENTS``."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 TASKS = ("sst", "qqp", "sts")
@@ -63,9 +64,22 @@ class Experiment:
         """Returns by name what decides the row's results, by which another row of its name is told."""
         return {name: value for name, value in asdict(self).items() if name not in _SAID}
 
+    def changed(self, former: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Returns by name what the row was and is, where these differ.
+
+        Args:
+            former: An earlier :meth:`definition`; what it lacks had its default then. One that is empty was
+                not kept, and tells of no change.
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        now = self.definition()
+        pairs = {name: (former.get(name, defaults.get(name)), now.get(name)) for name in {**now, **former}}
+        return {name: pair for name, pair in pairs.items() if former and pair[0] != pair[1]}
+
 
 _SAID = ("name", "what", "group")
 """What is only said of a row."""
+
 
 _ROWS = (
     Experiment(name="baseline", what="three separate updates an iteration, one a task", update="separate"),

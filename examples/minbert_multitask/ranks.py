@@ -99,6 +99,9 @@ def group(*, timeout: float) -> Iterator[None]:
             raise ConnectionError(_why(store, error)) from error
         _exchange_notes(store, " ".join(str(error).split()), seconds=0)
         raise
+    except SystemExit:
+        _exchange_notes(store, "", seconds=0)  # for the first, which refused something, and waits
+        raise
     finally:
         _leave()
         signal.signal(signal.SIGTERM, previous)

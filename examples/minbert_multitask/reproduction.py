@@ -86,9 +86,8 @@ def _check_kept(kept: Path, settings: Settings, inputs: Inputs) -> None:
             had["weights' fingerprint"] = result.weights.fingerprint
             asked["weights' fingerprint"] = inputs.weights_fingerprint
         if row := EXPERIMENTS.get(result.row):
-            defined = row.definition()
-            had |= {f"row's {name}": value for name, value in result.definition.items()}
-            asked |= {f"row's {name}": defined.get(name) for name in result.definition}
+            for name, (former, now) in row.changed(result.definition).items():
+                had[f"row's {name}"], asked[f"row's {name}"] = former, now
             had["iterations in an epoch"] = result.epochs[0].iterations if result.epochs else 0
             asked["iterations in an epoch"] = epoch_iterations(row, settings)
         for name, value in asked.items():

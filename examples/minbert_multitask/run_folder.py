@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import safetensors.torch
 from filelock import FileLock, Timeout
@@ -29,6 +29,7 @@ from .zero_shot import zero_shot
 REQUEST, CHECKPOINT, LOG = "run.json", "checkpoint.pt", "log.txt"
 PREDICTIONS, RESULT = "predictions", "result.json"
 _MODEL, _HEADS = "model", "heads.safetensors"
+_LATER = ("definition", "weights' fingerprint")  # what requests had not from the beginning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +74,19 @@ class Job:
             had = former.get(name)
             if name == "data":  # before whose fingerprint its name stood once
                 had = str(had).rpartition(" ")[2]
-            if had != asked:
-                raise ValueError(
-                    f"{self.folder} was begun with {name} {had}, got {asked}; resume with the former "
-                    "or choose another --out"
-                )
+            if had is None and name in _LATER:
+                continue
+            if name == "definition" and isinstance(had, dict):
+                for key, (was, now) in self.experiment.changed(had).items():
+                    self._refuse(f"row's {key}", was, now)
+            elif had != asked:
+                self._refuse(name, had, asked)
+
+    def _refuse(self, name: str, had: object, asked: object) -> NoReturn:
+        raise ValueError(
+            f"{self.folder} was begun with {name} {had}, got {asked}; resume with the former "
+            "or choose another --out"
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -124,7 +133,7 @@ class Job:
         """Returns what decides the result, by which a resumed run is recognised."""
         return {
             "row": self.experiment.name,
-            **{f"row's {name}": value for name, value in self.experiment.definition().items()},
+            "definition": self.experiment.definition(),
             "data": inputs.dataset.fingerprint,
             **self.settings.what_decides(),
             "weights' fingerprint": inputs.weights_fingerprint,
@@ -177,6 +186,11 @@ class FinishedRun:
             )
         result = RunResult.load(folder / RESULT)
         (experiment,) = select([result.row])
+        for name, (was, now) in experiment.changed(result.definition).items():
+            raise ValueError(
+                f"{folder} was trained when the row's {name} was {was}, got {now}; give the row its former"
+                " definition, or train it again"
+            )
         try:
             settings = replace(Settings(**{**result.config, "device": "cpu"}), device=device)
         except TypeError as error:

@@ -144,6 +144,22 @@ def test_zeros_that_come_from_elsewhere_are_not_laid_at_the_compilers_door():
         )
 
 
+def test_a_head_outside_that_begins_at_zero_is_not_warned_of():
+    model = TwoHeads()
+    nn.init.zeros_(model.b.weight)
+    trunk = compiled(lambda x: (model.trunk(x).tanh(), model.trunk(x).square()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        surgery(model, lambda x: (model.a((h := trunk(x))[0]), model.b(h[1])), as_losses=True)
+
+
+def test_a_feature_beside_a_head_in_one_compiled_forward_is_warned_of():
+    model = TwoHeads()
+    forward = compiled(lambda x: ((h := model.trunk(x).tanh()), model.a(h)))
+    with pytest.warns(UserWarning, match="different outputs of a compiled forward.* 2 parameters take part"):
+        surgery(model, lambda x: ((out := forward(x))[1], model.b(out[0])), as_losses=True)
+
+
 def test_compiled_losses_of_what_is_all_shared_are_not_warned_of():
     model = nn.Linear(2, 2)
     with warnings.catch_warnings():

@@ -39,6 +39,16 @@ def read_rarely(seconds):
     SLEEP(10 * seconds)
 
 
+def refuse():
+    """As a folder that holds a run is refused; the first looks for the others' notes as long as it takes."""
+    ranks._GRACE = 1000.0
+
+    def check():
+        raise ValueError("the folder holds a run")
+
+    ranks.on_first(check)
+
+
 SLEEP = time.sleep
 SCENARIOS = {
     "killed": (1, end(signal.SIGKILL)),
@@ -50,6 +60,7 @@ SCENARIOS = {
     "full-disk": (2, fail),
     "full-disk-of-the-first": (0, fail),
     "full-disk-and-a-late-first": (2, fail),
+    "refused-by-the-first": (0, refuse),
 }
 LATE = {("full-disk-of-the-first", 1), ("full-disk-of-the-first", 2), ("full-disk-and-a-late-first", 0)}
 """Who notices a quarter of a second after the others that a rank has ended."""
@@ -67,14 +78,14 @@ def work(scenario, rank, port, folder):
     try:
         with ranks.group(timeout=TIMEOUT.get(scenario, 40.0)):
             for step in range(1000):
-                if (rank, step) == (ending, 3):
+                if step == 3 and (rank == ending or act is refuse):
                     act()
                 if (scenario, step) == ("killed-in-a-chain", 3):
                     wait_in_a_chain(rank)
                 if (scenario, rank) in LATE and step == 3:
                     SLEEP(0.25)
                 ranks.mean(torch.ones(4))
-    except (ConnectionError, OSError) as error:
+    except (ConnectionError, OSError, ValueError, SystemExit) as error:
         print(type(error).__name__, error, flush=True)
     os._exit(0)
 

@@ -280,13 +280,25 @@ def test_resume_with_other_data(place, train):
     assert snapshot(place / "runs") == former
 
 
-def test_resume_of_a_row_that_was_another(place, train, monkeypatch):
+def test_resume_of_a_run_from_before_rows_and_weights_were_kept_in_its_request(place, train):
+    assert train()[0] == 0
+    request = place / "runs" / "multitask-11711" / "run.json"
+    content = json.loads(request.read_bytes())
+    for name in ("definition", "weights' fingerprint"):
+        del content[name]
+    request.write_text(json.dumps(content))
+    assert train("--resume")[0] == 0
+
+
+def test_resume_of_a_row_that_was_another(place, train, monkeypatch, capsys):
     assert train()[0] == 0
     former = snapshot(place / "runs")
     monkeypatch.setitem(EXPERIMENTS, "multitask", replace(EXPERIMENTS["multitask"], what="said otherwise"))
     assert train("--resume")[0] == 0
     monkeypatch.setitem(EXPERIMENTS, "multitask", replace(EXPERIMENTS["multitask"], pooling="mean"))
     assert_refused(train("--resume"), "row's pooling cls, got mean", "choose another --out")
+    run = place / "runs" / "multitask-11711"
+    assert_refused(call(capsys, "evaluate", run), run, "row's pooling was cls, got mean", "train it again")
     assert (
         snapshot(place / "runs").items() >= {p: c for p, c in former.items() if "multitask" in p.name}.items()
     )

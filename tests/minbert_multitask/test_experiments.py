@@ -135,6 +135,16 @@ def test_select_knows_the_groups():
     assert len(select(["smart-3x", "all", "paper"])) == len(NAMES)
 
 
+def test_what_a_row_was_and_is():
+    row = EXPERIMENTS["cosine-2d+1-mean"]
+    former = row.definition()
+    assert row.changed(former) == row.changed({}) == {}
+    assert row.changed({**former, "similarity": "linear"}) == {"similarity": ("linear", "cosine-2d+1")}
+    assert row.changed({**former, "gone": 3}) == {"gone": (3, None)}
+    del former["pooling"]  # as if rows had got it since
+    assert row.changed(former) == {"pooling": ("cls", "mean")}
+
+
 @pytest.mark.parametrize("name", ["pcgrad", "GSE", "", "cosine-2d", "all "])
 def test_an_unknown_row_is_refused_with_the_names_there_are(name):
     with pytest.raises(ValueError, match=f"^no row is named '{name}'; choose from ") as caught:

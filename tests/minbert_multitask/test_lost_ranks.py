@@ -62,6 +62,14 @@ def test_the_others_name_the_rank_that_has_ended(said, scenario, ending, own, wh
         assert len(text.splitlines()) == 1
 
 
+def test_what_the_first_rank_refuses_is_said_by_it_alone_and_at_once(said):
+    assert said["refused-by-the-first"] == [
+        "ValueError the folder holds a run\n",
+        "SystemExit 2\n",
+        "SystemExit 2\n",
+    ]
+
+
 @pytest.mark.parametrize(
     ("rank", "why"),
     [("0", "not every rank has joined (Timed out"), ("1", "rank 0 was killed or does not answer (")],
