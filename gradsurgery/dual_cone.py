@@ -73,5 +73,7 @@ def _added(units: Tensor, vector: Tensor, rounding: float) -> Tensor:
     damped = torch.cat([units, root * torch.eye(units.shape[1], dtype=units.dtype, device=units.device)])
     v = torch.zeros_like(damped[0])
     for _ in range(_PROXIMAL_STEPS):
-        v = nonnegative_least_squares(damped, torch.cat([-vector, root * v]))
+        last, v = v, nonnegative_least_squares(damped, torch.cat([-vector, root * v]), v)
+        if torch.equal(v, last):  # above all 0, of a vector without a conflict
+            break
     return v

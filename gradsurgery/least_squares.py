@@ -6,19 +6,20 @@ from torch import Tensor
 from .gramians import EPSILON
 
 
-def nonnegative_least_squares(A: Tensor, target: Tensor) -> Tensor:
+def nonnegative_least_squares(A: Tensor, target: Tensor, start: Tensor | None = None) -> Tensor:
     """Returns the x ≥ 0 ``(T,)`` that minimises ``‖A x − target‖``, algorithm NNLS.
 
     Args:
         A: ``(r, T)``. The size of a column does not matter.
         target: ``(r,)``.
+        start: ``(T,)``, an x ≥ 0 that may be near; by default 0.
     """
     size = torch.linalg.vector_norm(target)
     sizes: Tensor = torch.linalg.vector_norm(A, dim=0)
     sizes = sizes.where(sizes > 0, 1.0)
     A = A / sizes
-    x = A.new_zeros(A.shape[1])
-    positive = torch.zeros_like(x, dtype=torch.bool)
+    x = A.new_zeros(A.shape[1]) if start is None else start * sizes
+    x, positive = _minimise_within(A, target, x, x > 0)
     for _ in range(4 * len(x) + 8):  # about T are needed; rounding must not make it endless
         descent = A.T @ (target - A @ x)
         noise = 8 * len(A) * EPSILON * (size + x.sum())

@@ -89,11 +89,11 @@ class Batch:
             )
         if loss is not None:
             check_loss(loss)
-        if loss is not None and not trained:
-            raise ValueError(
-                "parameters must hold one that requires a gradient, got none: pass list(model.parameters()),"
-                " for an iterator is used up at its first use"
-            )
+            if not trained:
+                raise ValueError(
+                    "parameters must hold one that requires a gradient, got none: pass"
+                    " list(model.parameters()), for an iterator is used up at its first use"
+                )
         if any(hasattr(parameter, "device_mesh") for parameter in trained):
             raise ValueError(
                 "parameters must be whole, got a DTensor, whose gradient a backward alone makes: measure"

@@ -62,6 +62,11 @@ METHODS: dict[str, list[tuple[str, ...]]] = {
         ),
     ],
     "gradsurgery/least_squares.py": [
+        (  # what the start has and the minimum has not, kept
+            "x, positive = _minimise_within(A, target, x, x > 0)",
+            "positive = x > 0",
+            "test_least_squares.py::test_another_start_leads_to_the_same_place",
+        ),
         (  # the steps that keep x ≥ 0, left out
             "if not blocking.any():",
             "if True:",

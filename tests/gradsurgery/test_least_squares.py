@@ -27,6 +27,17 @@ def test_nonnegative_least_squares_meets_the_conditions_of_optimality(problem):
     assert (descent.abs()[x > 0] <= 1e-10 * scale[x > 0]).all()
 
 
+@given(problem=problems(tasks=(1, 2, 3, 5, 8)), seed=st.integers(0, 2**32))
+def test_another_start_leads_to_the_same_place(problem, seed):
+    A, target = problem
+    start = torch.randn(A.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64).clamp(
+        min=0
+    )
+    ways = (A @ nonnegative_least_squares(A, target, x) for x in (None, start))
+    one, other = ((target - reached).norm() for reached in ways)
+    assert (one - other).abs() <= 1e-7 * target.norm()
+
+
 @given(problem=problems(tasks=(1, 2, 3, 5)))
 def test_its_residual_is_the_least_of_all_choices_of_columns(problem):
     """Some independent columns make the minimum, with positive factors: one of 2^T choices."""
